@@ -1,0 +1,86 @@
+// Package testenv is the one place where tests find out whether this host has what they need. What
+// is missing skips the test, or fails it where the environment says that it must be there, so that
+// a check that was meant to run is never lost in silence.
+package testenv
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/aethervm/aether/internal/guestagent"
+	"github.com/aethervm/aether/internal/image"
+	"github.com/aethervm/aether/sandbox"
+)
+
+// Require ends the test because need, a word such as "DOCKER", "KVM" or "ROOT", is missing for the
+// given reason: it skips, or fails if REQUIRE_<NEED>=1 or REQUIRE_ALL=1 is set.
+func Require(t testing.TB, need, reason string) {
+	t.Helper()
+	for _, key := range []string{"REQUIRE_" + strings.ToUpper(need), "REQUIRE_ALL"} {
+		if os.Getenv(key) == "1" {
+			t.Fatalf("%s is set, but %s is missing: %s", key, need, reason)
+		}
+	}
+	t.Skipf("needs %s: %s", need, reason)
+}
+
+// Root goes on only if the test runs as root; the need is "ROOT".
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Require(t, "ROOT", "run the tests as root")
+	}
+}
+
+// Image is the default guest image, a Debian with Python, from this host's image store; the need is
+// "IMAGE". It cannot be removed from the store while the test runs.
+func Image(t testing.TB) sandbox.Image {
+	t.Helper()
+	store, err := image.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := store.Resolve(image.DefaultName)
+	if err != nil {
+		Require(t, "IMAGE", err.Error())
+	}
+	hold, err := image.Hold(img)
+	if err != nil {
+		Require(t, "IMAGE", err.Error())
+	}
+	t.Cleanup(func() { _ = hold.Close() })
+	return img
+}
+
+// Agent is the path of the guest agent's binary on this host; the need is "AGENT".
+func Agent(t testing.TB) string {
+	t.Helper()
+	path, err := guestagent.Path()
+	if err != nil {
+		Require(t, "AGENT", err.Error()+"; run `make agent`")
+	}
+	return path
+}
+
+// TempRun gives the test, and what it starts, a run directory of its own: it sets AETHER_RUN and
+// returns the directory. Its path is short, since the names of Unix sockets below it end at 107
+// bytes, which those of t.TempDir may exceed.
+func TempRun(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "ae-") //nolint:usetesting // t.TempDir is too long for socket names
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove run directory: %v", err)
+		}
+	})
+	// As hostdir.Run: unprivileged helpers may pass through, not list.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AETHER_RUN", dir)
+	return dir
+}
