@@ -1,0 +1,187 @@
+package sandboxtest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aethervm/aether/internal/hostdir"
+)
+
+// settleTime is how long the kernel and daemons may take to clean up behind a closed sandbox.
+const settleTime = 15 * time.Second
+
+// traces is what there is on the host that a sandbox could have left, one line a thing.
+type traces map[string]bool
+
+// look collects the host's state.
+func (s *suite) look(t *testing.T) traces {
+	t.Helper()
+	found := traces{}
+	for kind, list := range map[string]func() ([]string, error){
+		"process":           processes,
+		"mount":             mounts,
+		"cgroup":            cgroups,
+		"network namespace": netNamespaces,
+		"interface":         func() ([]string, error) { return names("/sys/class/net") },
+		"file":              runFiles,
+	} {
+		things, err := list()
+		if err != nil {
+			t.Fatalf("look for traces of kind %s: %v", kind, err)
+		}
+		for _, thing := range things {
+			found[kind+" "+thing] = true
+		}
+	}
+	if s.Traces != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		things, err := s.Traces(ctx)
+		if err != nil {
+			t.Fatalf("look for the system's own traces: %v", err)
+		}
+		for _, thing := range things {
+			found[thing] = true
+		}
+	}
+	return found
+}
+
+// checkNothingLeft fails the test if the host has something that it did not have before.
+func (s *suite) checkNothingLeft(t *testing.T, before traces) {
+	t.Helper()
+	var left []string
+	eventually(settleTime, func() bool {
+		now := s.look(t)
+		maps.DeleteFunc(now, func(thing string, _ bool) bool { return before[thing] })
+		left = slices.Sorted(maps.Keys(now))
+		return len(left) == 0
+	})
+	if len(left) > 0 {
+		t.Errorf("left behind:\n\t%s", strings.Join(left, "\n\t"))
+	}
+}
+
+// processes lists the processes that look as if they belonged to a sandbox: by their own name, or
+// by a path of aether's run directory on their command line. Others come and go on any host.
+func processes() ([]string, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	root, err := hostdir.Run()
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, dir := range dirs {
+		comm, err1 := os.ReadFile(filepath.Join(dir, "comm"))
+		cmdline, err2 := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err1 != nil || err2 != nil { // gone
+			continue
+		}
+		program, _, _ := strings.Cut(string(cmdline), "\x00")
+		name := strings.TrimSpace(string(comm)) + " " + program
+		if ofSandbox(name) || strings.Contains(string(cmdline), root+"/") {
+			list = append(list, filepath.Base(dir)+" "+name)
+		}
+	}
+	return list, nil
+}
+
+func ofSandbox(name string) bool {
+	for _, mark := range []string{"runsc", "qemu-system", "containerd-shim", "runc", "aether-agent", "/.aether/"} {
+		if strings.Contains(name, mark) {
+			return true
+		}
+	}
+	return false
+}
+
+func mounts() ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var list []string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 {
+			list = append(list, fields[4])
+		}
+	}
+	return list, nil
+}
+
+func cgroups() ([]string, error) {
+	var list []string
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // removed while we walk
+		}
+		if d.IsDir() {
+			list = append(list, path)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// netNamespaces lists the network namespaces that a process is in or that have a name.
+func netNamespaces() ([]string, error) {
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil {
+			seen[target] = true
+		}
+	}
+	named, err := names("/run/netns")
+	return append(slices.Sorted(maps.Keys(seen)), named...), err
+}
+
+func names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	var list []string
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	return list, err
+}
+
+// runFiles lists everything below aether's run directory but the directories of its systems.
+func runFiles() ([]string, error) {
+	root, err := hostdir.Run()
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	err = filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // removed while we walk, or not there at all
+		}
+		if rel, _ := filepath.Rel(root, path); strings.Contains(rel, "/") {
+			list = append(list, path)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("walk %s: %w", root, err)
+	}
+	return list, nil
+}
