@@ -1,0 +1,87 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/host"
+)
+
+// hostOf is the part of the facts about a host that is recorded with results.
+func hostOf(f host.Facts) Host {
+	h := Host{
+		CPU: f.CPU.Model, CPUs: f.CPU.Cores, Arch: f.CPU.Arch, MemoryMiB: f.MemoryBytes / mib,
+		Kernel: f.Kernel.Release, OS: f.OS, BootID: f.BootID, Facts: map[string]string{},
+	}
+	set := func(name, value string) {
+		if value != "" {
+			h.Facts[name] = value
+		}
+	}
+	set("kernel version", f.Kernel.Version)
+	set("cgroup", f.Cgroup.Version)
+	set("kvm", string(f.KVM.State))
+	set("kvm reason", f.KVM.Reason)
+	if guest := f.Virtualisation.Guest; guest != nil {
+		set("virtual machine", map[bool]string{true: "yes", false: "no"}[*guest])
+	}
+	set("machine", f.Virtualisation.Product)
+	return h
+}
+
+// CurrentHost describes this machine.
+func CurrentHost(ctx context.Context) (Host, error) {
+	f := host.Read(ctx)
+	if f.BootID == "" || f.Kernel.Release == "" {
+		// Without them results of two boots could be mixed up.
+		return Host{}, fmt.Errorf("describe host: boot ID %s, kernel %s", orNone(f.Unknown["boot_id"]), orNone(f.Unknown["kernel"]))
+	}
+	return hostOf(f), nil
+}
+
+// memory is how the host's memory is read.
+type memory interface {
+	// pss is the proportional set size of a process, and the part of it that is shared memory
+	// (memfd, tmpfs), in bytes. A process that is gone has none and is no error.
+	pss(pid int) (total, shmem int64, err error)
+	// meminfo is /proc/meminfo in bytes by field name.
+	meminfo() (map[string]int64, error)
+}
+
+// hostMemory reads /proc.
+type hostMemory struct{}
+
+func (hostMemory) pss(pid int) (total, shmem int64, err error) {
+	fields, err := readRollup(pid)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return 0, 0, nil
+	case errors.Is(err, fs.ErrPermission):
+		return 0, 0, fmt.Errorf("read memory of process %d: %w; run as root", pid, err)
+	case err != nil:
+		return 0, 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+	}
+	return fields["Pss"], fields["Pss_Shmem"], nil
+}
+
+func readRollup(pid int) (host.Memory, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return host.ParseMemory(f)
+}
+
+func (hostMemory) meminfo() (map[string]int64, error) {
+	m, err := host.Meminfo()
+	if err != nil {
+		return nil, fmt.Errorf("read memory of host: %w", err)
+	}
+	return m, nil
+}

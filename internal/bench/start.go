@@ -1,0 +1,94 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	execsARun = 10
+	burst     = 8
+)
+
+// stepCold measures the way from Create to the first exec reply, and Close.
+func stepCold(ctx context.Context, s *session) error {
+	start := time.Now()
+	sb, err := s.create(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := run(ctx, sb, "true"); err != nil {
+		return err
+	}
+	s.since("start.cold", start)
+
+	start = time.Now()
+	if err := sb.Close(); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	s.since("start.close", start)
+	return nil
+}
+
+// stepPython measures the way from Create to the output of a Python one-liner.
+func stepPython(ctx context.Context, s *session) error {
+	start := time.Now()
+	sb, err := s.create(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := run(ctx, sb, "python3", "-c", "print(6*7)")
+	if err != nil {
+		return err
+	}
+	if out != "42\n" {
+		return fmt.Errorf("python3 printed %.40q, not 42", out)
+	}
+	s.since("start.python", start)
+	return nil
+}
+
+// stepExec measures exec in a sandbox that runs already. Its first exec is not timed: that one is
+// part of a cold start.
+func stepExec(ctx context.Context, s *session) error {
+	sb, err := s.create(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := run(ctx, sb, "true"); err != nil {
+		return err
+	}
+	for i := range execsARun {
+		start := time.Now()
+		if _, err := run(ctx, sb, "true"); err != nil {
+			return err
+		}
+		s.record(Sample{Name: "start.exec", Index: i, Value: millis(time.Since(start)), Unit: "ms"})
+	}
+	return nil
+}
+
+// stepBurst measures cold starts that are asked for at once. One that fails does not stop the others.
+func stepBurst(ctx context.Context, s *session) error {
+	errs := make([]error, burst)
+	var wg sync.WaitGroup
+	start := time.Now()
+	for i := range burst {
+		wg.Go(func() {
+			sb, err := s.create(ctx)
+			if err == nil {
+				_, err = run(ctx, sb, "true")
+			}
+			if err != nil {
+				errs[i] = fmt.Errorf("sandbox %d of %d: %w", i+1, burst, err)
+				return
+			}
+			s.record(Sample{Name: "start.burst8", Index: i, Value: millis(time.Since(start)), Unit: "ms"})
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
