@@ -8,19 +8,19 @@ import (
 // Kinds of error, for errors.Is. Every error of a driver wraps one of these, an error of package
 // io/fs (fs.ErrNotExist, fs.ErrPermission, ...) or the context's error.
 var (
-	// ErrUnavailable: the system cannot be used on this host; Probe says why.
+	// ErrUnavailable means: the system cannot be used on this host; Probe says why.
 	ErrUnavailable = errors.New("system not available")
-	// ErrUnsupported: the system works, but not in the way that was asked for.
+	// ErrUnsupported means: the system works, but not in the way that was asked for.
 	ErrUnsupported = errors.New("not supported here")
-	// ErrInvalid: an argument can never be accepted.
+	// ErrInvalid means: an argument can never be accepted.
 	ErrInvalid = errors.New("invalid argument")
-	// ErrClosed: the sandbox was closed by this process.
+	// ErrClosed means: the sandbox was closed by this process.
 	ErrClosed = errors.New("sandbox closed")
-	// ErrDead: the sandbox ended by itself, or was killed from outside.
+	// ErrDead means: the sandbox ended by itself, or was killed from outside.
 	ErrDead = errors.New("sandbox died")
-	// ErrCannotRun: the program does not exist in the sandbox or cannot be executed.
+	// ErrCannotRun means: the program does not exist in the sandbox or cannot be executed.
 	ErrCannotRun = errors.New("cannot run program")
-	// ErrNoSpace: disk or memory of the host ran out.
+	// ErrNoSpace means: disk or memory of the host ran out.
 	ErrNoSpace = errors.New("no space left on host")
 )
 
@@ -59,3 +59,9 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Closed is the error of a call on a sandbox that this process has closed; op and id may be empty.
+func Closed(op, system, id string) *Error {
+	return &Error{Op: op, System: system, Sandbox: id, Err: ErrClosed,
+		Detail: "Close was called on it", Remedy: "create another sandbox"}
+}

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,7 @@ func TestMain(m *testing.M) {
 			println(err.Error())
 			os.Exit(1)
 		}
-		os.Stdout.WriteString(l.ID + "\n")
+		fmt.Println(l.ID)
 		select {}
 	}
 	os.Exit(m.Run())
@@ -65,7 +66,7 @@ func TestKilledOwnerIsDead(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Wait()
+	_ = cmd.Wait() // it was killed
 	dead, err := Dead(root)
 	if err != nil || len(dead) != 1 || dead[0].ID != id {
 		t.Fatalf("Dead = %v, %v; want lease %s", dead, err, id)

@@ -24,15 +24,12 @@ func Main(m *testing.M, newDriver func() (sandbox.Driver, error)) {
 	if specJSON == "" {
 		os.Exit(m.Run())
 	}
-	if err := own(specJSON, newDriver); err != nil {
-		fmt.Println("error:", err)
-		os.Exit(1)
-	}
-	select {} // until it is killed
+	fmt.Println("error:", own(specJSON, newDriver))
+	os.Exit(1)
 }
 
-// own makes two sandboxes with running programs, reports, and then creates and closes others
-// without end, so that the kill comes at any point of a life.
+// own makes two sandboxes with running programs, reports, and then creates and closes others until
+// something fails or it is killed, so that the kill comes at any point of a life.
 func own(specJSON string, newDriver func() (sandbox.Driver, error)) error {
 	var spec sandbox.Spec
 	if err := json.Unmarshal([]byte(specJSON), &spec); err != nil {

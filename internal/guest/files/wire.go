@@ -54,13 +54,13 @@ func (f Failure) Err(op, system, id string) error {
 	e := &sandbox.Error{Op: op, System: system, Sandbox: id, Detail: f.Message}
 	switch f.Kind {
 	case KindNotExist:
-		e.Err = fs.ErrNotExist
+		e.Err, e.Remedy = fs.ErrNotExist, "list the directory above it to see what is there"
 	case KindExist:
-		e.Err = fs.ErrExist
+		e.Err, e.Remedy = fs.ErrExist, "choose another name, or remove it first"
 	case KindPermission:
-		e.Err = fs.ErrPermission
+		e.Err, e.Remedy = fs.ErrPermission, "/tmp can be written to in every sandbox"
 	case KindInvalid:
-		e.Err = sandbox.ErrInvalid
+		e.Err, e.Remedy = sandbox.ErrInvalid, "stat it to see what it is; only regular files are read and written, and never the root removed"
 	case KindNoSpace:
 		e.Err, e.Remedy = unix.ENOSPC, "the sandbox's own file system is full"
 	default:

@@ -1,0 +1,86 @@
+# aether: everything that is done with this repository. `make help` lists it.
+
+GO        ?= go
+BIN       := bin
+AGENT     := internal/guestagent/bin/aether-agent
+export CGO_ENABLED := 0
+# What the peers and images are kept in; the same rule as internal/hostdir.
+STATE     ?= $(or $(AETHER_STATE),/var/lib/aether)
+LDFLAGS   := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)
+# Tests that must not be skipped by `make test`: it has set these things up itself.
+REQUIRE   := REQUIRE_DOCKER=1 REQUIRE_GVISOR=1 REQUIRE_QEMU=1 REQUIRE_IMAGE=1 REQUIRE_AGENT=1 REQUIRE_ROOT=1 \
+             $(if $(wildcard /dev/kvm),REQUIRE_KVM=1)
+# Packages whose tests look at the whole host or measure it: one at a time, after the others.
+HOSTWIDE  := ./internal/driver/docker/... ./internal/driver/gvisor/... ./internal/driver/qemu/...
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build agent
+build: agent ## build bin/aether, one static binary
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/aether ./cmd/aether
+
+agent: ## build the guest agent, which bin/aether carries inside
+	$(GO) build -trimpath -ldflags '-s -w' -o $(AGENT) ./cmd/aether-agent
+
+.PHONY: peers peers-stop image
+peers: ## install, build and start the systems to be measured (root, Debian)
+	scripts/peers
+
+peers-stop: ## stop the Docker engine that `make peers` has started
+	scripts/peers-docker stop
+
+image: build ## make the guest image, a Debian with Python, unless it is there
+	@if ! $(BIN)/aether image ls --quiet | grep -qx debian-python; then \
+		mkdir -p $(STATE)/tmp && scripts/debian-rootfs $(STATE)/tmp/debian-python.tar && \
+		$(BIN)/aether image build debian-python $(STATE)/tmp/debian-python.tar && \
+		rm -f $(STATE)/tmp/debian-python.tar; \
+	fi
+
+RUNS ?= 10
+OUT  ?=
+.PHONY: bench
+bench: build peers image ## measure what this machine has, print the ranking, write the report
+	$(BIN)/aether bench --runs $(RUNS) $(if $(OUT),--out $(OUT))
+
+.PHONY: test unit conformance docs
+test: check lint unit peers image conformance docs ## set up and run everything that CI runs
+
+unit: agent ## tests that need no other system, with the race detector
+	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -v /internal/driver/)
+
+conformance: agent ## the drivers against the real systems
+	$(REQUIRE) $(GO) test -p 1 -timeout 40m ./internal/driver/...
+
+docs: build ## run what the README says
+	scripts/readme-check
+
+.PHONY: race lint fuzz check generate tidy
+race: agent ## all tests with the race detector, the drivers' too
+	CGO_ENABLED=1 $(REQUIRE) $(GO) test -race -p 1 -timeout 60m ./...
+
+lint: $(BIN)/golangci-lint ## golangci-lint with the rules of .golangci.yml
+	$(BIN)/golangci-lint run ./...
+
+$(BIN)/golangci-lint: tools/lint/go.mod
+	$(GO) build -C tools/lint -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+FUZZTIME ?= 10s
+fuzz: ## run every fuzz target for FUZZTIME each
+	scripts/fuzz $(FUZZTIME)
+
+generate: ## make generated files anew
+	$(GO) generate ./...
+
+tidy:
+	$(GO) mod tidy
+
+check: generate tidy ## fail if formatting, go.mod or generated files are not as committed
+	@test -z "$$(gofmt -l cmd internal sandbox vms)" || { echo "run gofmt on:"; gofmt -l cmd internal sandbox vms; exit 1; }
+	$(GO) vet ./...
+	@git diff --exit-code -- go.mod go.sum '*.gen.go' '*_gen.go' docs || { echo "the above is not as committed"; exit 1; }
+
+.PHONY: clean
+clean: ## remove what was built here
+	rm -rf $(BIN) $(AGENT)
