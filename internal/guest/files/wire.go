@@ -54,19 +54,37 @@ func (f Failure) Err(op, system, id string) error {
 	e := &sandbox.Error{Op: op, System: system, Sandbox: id, Detail: f.Message}
 	switch f.Kind {
 	case KindNotExist:
-		e.Err, e.Remedy = fs.ErrNotExist, "list the directory above it to see what is there"
+		e.Err = fs.ErrNotExist
 	case KindExist:
-		e.Err, e.Remedy = fs.ErrExist, "choose another name, or remove it first"
+		e.Err = fs.ErrExist
 	case KindPermission:
-		e.Err, e.Remedy = fs.ErrPermission, "/tmp can be written to in every sandbox"
+		e.Err = fs.ErrPermission
 	case KindInvalid:
-		e.Err, e.Remedy = sandbox.ErrInvalid, "stat it to see what it is; only regular files are read and written, and never the root removed"
+		e.Err = sandbox.ErrInvalid
 	case KindNoSpace:
-		e.Err, e.Remedy = unix.ENOSPC, "the sandbox's own file system is full"
+		e.Err = unix.ENOSPC
 	default:
 		e.Err = errors.New("file operation failed")
 	}
+	e.Remedy = Remedy(e.Err)
 	return e
+}
+
+// Remedy is what one can do about an error of a file operation; empty if nothing is known.
+func Remedy(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "list the directory above it to see what is there"
+	case errors.Is(err, fs.ErrExist):
+		return "choose another name, or remove it first"
+	case errors.Is(err, fs.ErrPermission):
+		return "/tmp can be written to in every sandbox"
+	case errors.Is(err, sandbox.ErrInvalid):
+		return "stat it to see what it is: only regular files are read and written, and the root is never removed"
+	case errors.Is(err, unix.ENOSPC):
+		return "the sandbox's own file system is full: remove something"
+	}
+	return ""
 }
 
 // A file on its way into the sandbox is cut into chunks, each behind its length as 4 bytes big

@@ -1,0 +1,355 @@
+package agentproto
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/aethervm/aether/sandbox"
+)
+
+// killPatience is how long the guest may take to report the exit of a program that is to be killed
+// before the connection is given up.
+const killPatience = 5 * time.Second
+
+// maxEntries bounds what a guest can make the host hold for one listing.
+const maxEntries = 1 << 20
+
+// Client does operations on a guest, each on a connection of its own. Its methods may be called
+// concurrently. Errors of the guest are Failures; those of the connection are passed on as they
+// are; when ctx ends, its error is returned.
+type Client struct {
+	// Dial opens a connection to the agent.
+	Dial func(ctx context.Context) (net.Conn, error)
+}
+
+// Traffic counts the bytes of an exchange without bulk data.
+type Traffic struct{ Sent, Received int }
+
+// Ping waits for a sign of life.
+func (c *Client) Ping(ctx context.Context) error {
+	_, err := c.simple(ctx, Request{Op: OpPing})
+	return err
+}
+
+// Configure applies cfg. It is the first operation after boot and after a restore.
+func (c *Client) Configure(ctx context.Context, cfg Config) error {
+	_, err := c.simple(ctx, Request{Op: OpConfigure, Config: cfg})
+	return err
+}
+
+// Freeze stops all programs of the guest. They are thawed by Thaw, and by Configure followed by
+// Thaw after a restore.
+func (c *Client) Freeze(ctx context.Context) error {
+	_, err := c.simple(ctx, Request{Op: OpFreeze})
+	return err
+}
+
+// Thaw applies cfg and then lets the programs go on.
+func (c *Client) Thaw(ctx context.Context, cfg Config) error {
+	_, err := c.simple(ctx, Request{Op: OpThaw, Config: cfg})
+	return err
+}
+
+// Stats returns what the programs use.
+func (c *Client) Stats(ctx context.Context) (Stats, error) {
+	payload, err := c.simple(ctx, Request{Op: OpStats})
+	if err != nil {
+		return Stats{}, err
+	}
+	return DecodeStats(payload)
+}
+
+// Exec runs a program. Streams follow the rules of sandbox.Cmd.
+func (c *Client) Exec(ctx context.Context, e Exec, stdin io.Reader, stdout, stderr io.Writer) (Exit, error) {
+	e.Input = stdin != nil
+	call := call{input: stdin, output: stdout, errorOutput: stderr, killable: true}
+	payload, err := c.do(ctx, Request{Op: OpExec, Exec: e}, &call)
+	if err != nil {
+		return Exit{}, err
+	}
+	return DecodeExit(payload)
+}
+
+// ReadFile copies a file's content to w.
+func (c *Client) ReadFile(ctx context.Context, name string, w io.Writer) error {
+	_, err := c.do(ctx, Request{Op: OpRead, Path: name}, &call{output: w})
+	return err
+}
+
+// WriteFile replaces a file's content by that of r.
+func (c *Client) WriteFile(ctx context.Context, name string, r io.Reader, perm fs.FileMode) error {
+	_, err := c.do(ctx, Request{Op: OpWrite, Path: name, Perm: perm}, &call{input: r})
+	return err
+}
+
+// ReadDir lists a directory.
+func (c *Client) ReadDir(ctx context.Context, name string) ([]sandbox.FileInfo, error) {
+	list := []sandbox.FileInfo{}
+	_, err := c.do(ctx, Request{Op: OpList, Path: name}, &call{entry: func(f sandbox.FileInfo) error {
+		if list = append(list, f); len(list) > maxEntries {
+			return fmt.Errorf("%w: more than %d directory entries", ErrProtocol, maxEntries)
+		}
+		return nil
+	}})
+	return list, err
+}
+
+// Stat describes a file.
+func (c *Client) Stat(ctx context.Context, name string) (sandbox.FileInfo, error) {
+	var info *sandbox.FileInfo
+	_, err := c.do(ctx, Request{Op: OpStat, Path: name}, &call{entry: func(f sandbox.FileInfo) error {
+		info = &f
+		return nil
+	}})
+	if err == nil && info == nil {
+		err = fmt.Errorf("%w: stat without a result", ErrProtocol)
+	}
+	if err != nil {
+		return sandbox.FileInfo{}, err
+	}
+	return *info, nil
+}
+
+// Remove deletes a file or a tree.
+func (c *Client) Remove(ctx context.Context, name string) error {
+	_, err := c.simple(ctx, Request{Op: OpRemove, Path: name})
+	return err
+}
+
+func (c *Client) simple(ctx context.Context, r Request) ([]byte, error) {
+	return c.do(ctx, r, &call{})
+}
+
+// call is what one operation does with the frames that it exchanges.
+type call struct {
+	input               io.Reader
+	output, errorOutput io.Writer
+	entry               func(sandbox.FileInfo) error
+	// killable: the guest can end the operation and still report a result.
+	killable bool
+
+	conn   net.Conn
+	writes sync.Mutex // held for each frame written to conn
+
+	mu     sync.Mutex
+	cond   sync.Cond
+	credit int   // input bytes that may be sent
+	ended  bool  // no more input is to be sent
+	cause  error // why the operation was broken off, if it was
+}
+
+// do runs an operation from its request to its last frame, whose payload it returns.
+func (c *Client) do(ctx context.Context, r Request, op *call) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	request := r.Append(nil)
+	if len(request) > MaxControl {
+		return nil, fmt.Errorf("%s: %w: the request takes %d bytes, more than %d", r.Op, sandbox.ErrInvalid, len(request), MaxControl)
+	}
+	conn, err := c.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	op.conn, op.credit = conn, InputWindow
+	op.cond.L = &op.mu
+
+	stop := context.AfterFunc(ctx, func() { op.abort(ctx.Err()) })
+	defer stop()
+	defer op.endInput()
+
+	go op.send(request)
+	payload, err := op.receive()
+	sandbox.Observe(ctx, sandbox.Call{Plane: "agent", Op: r.Op.String(), Sent: headerSize + len(request), Received: headerSize + len(payload),
+		Request: string(request), Reply: string(payload)})
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	if op.cause != nil {
+		return nil, op.cause
+	}
+	return payload, err
+}
+
+func (op *call) write(kind Kind, payload []byte) error {
+	op.writes.Lock()
+	defer op.writes.Unlock()
+	return WriteFrame(op.conn, kind, payload)
+}
+
+// abort breaks the operation off for the first cause given: a program is killed and its exit
+// awaited, so that it is gone when the operation returns; for anything else, and when that takes
+// too long, the connection is closed.
+func (op *call) abort(cause error) {
+	op.mu.Lock()
+	first := op.cause == nil
+	if first {
+		op.cause = cause
+	}
+	op.ended = true
+	op.cond.Broadcast()
+	op.mu.Unlock()
+	if !first {
+		return
+	}
+	if !op.killable {
+		_ = op.conn.Close()
+		return
+	}
+	// The deadline also ends a write that the guest does not take.
+	_ = op.conn.SetDeadline(time.Now().Add(killPatience))
+	go func() {
+		if op.write(KindKill, nil) != nil {
+			_ = op.conn.Close()
+		}
+	}()
+}
+
+func (op *call) endInput() {
+	op.mu.Lock()
+	op.ended = true
+	op.cond.Broadcast()
+	op.mu.Unlock()
+}
+
+// receive handles frames until the last one.
+func (op *call) receive() ([]byte, error) {
+	frames := NewReader(op.conn)
+	for {
+		f, err := frames.Next()
+		if err != nil {
+			return nil, err
+		}
+		switch f.Kind {
+		case KindOutput:
+			op.deliver(op.output, f.Payload)
+		case KindErrorOutput:
+			op.deliver(op.errorOutput, f.Payload)
+		case KindCredit:
+			err = op.addCredit(f.Payload)
+		case KindInputClosed:
+			op.endInput()
+		case KindEntry:
+			err = op.addEntry(f.Payload)
+		case KindDone:
+			return f.Payload, nil
+		case KindFail:
+			failure, err := DecodeFailure(f.Payload)
+			if err != nil {
+				return nil, err
+			}
+			return nil, failure
+		default:
+			err = fmt.Errorf("%w: frame of kind %d from the guest", ErrProtocol, f.Kind)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// deliver hands output to the caller. Once the caller has failed to take it, or nobody wants it any
+// more, what still comes is dropped, so that the last frame gets through.
+func (op *call) deliver(w io.Writer, data []byte) {
+	if w == nil {
+		return
+	}
+	op.mu.Lock()
+	broken := op.cause != nil
+	op.mu.Unlock()
+	if broken {
+		return
+	}
+	if _, err := w.Write(data); err != nil {
+		op.abort(fmt.Errorf("deliver output: %w", err))
+	}
+}
+
+func (op *call) addCredit(payload []byte) error {
+	if len(payload) != 4 {
+		return fmt.Errorf("%w: credit of %d bytes", ErrProtocol, len(payload))
+	}
+	n := binary.LittleEndian.Uint32(payload)
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	if n > InputWindow || op.credit+int(n) > InputWindow {
+		return fmt.Errorf("%w: more credit than the window has", ErrProtocol)
+	}
+	op.credit += int(n)
+	op.cond.Broadcast()
+	return nil
+}
+
+func (op *call) addEntry(payload []byte) error {
+	if op.entry == nil {
+		return fmt.Errorf("%w: directory entry out of place", ErrProtocol)
+	}
+	info, err := DecodeFileInfo(payload)
+	if err != nil {
+		return err
+	}
+	return op.entry(info)
+}
+
+// takeCredit waits until input may be sent and returns how much, at most want; 0 when no more is
+// to be sent at all.
+func (op *call) takeCredit(want int) int {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	for op.credit == 0 && !op.ended {
+		op.cond.Wait()
+	}
+	if op.ended {
+		return 0
+	}
+	n := min(want, op.credit)
+	op.credit -= n
+	return n
+}
+
+// send sends the request and then the input until it ends. It is a goroutine of its own, since a
+// guest that takes nothing must not keep the operation from ending, and outlives the operation if a
+// Read of the input does.
+func (op *call) send(request []byte) {
+	if op.write(KindRequest, request) != nil || op.input == nil {
+		return // the receiver sees what is wrong with the connection
+	}
+	buf := make([]byte, HeaderSize+MaxData)
+	for {
+		n, err := op.input.Read(buf[HeaderSize:])
+		for sent := 0; sent < n; {
+			part := op.takeCredit(n - sent)
+			if part == 0 {
+				return
+			}
+			if op.sendPart(buf, sent, part) != nil {
+				return
+			}
+			sent += part
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			_ = op.write(KindInputEnd, nil)
+			return
+		case err != nil:
+			op.abort(fmt.Errorf("read input: %w", err))
+			return
+		}
+	}
+}
+
+// sendPart sends size bytes of the input in buf from the offset from. The header takes the place of
+// bytes that have been sent already, or of the room before them.
+func (op *call) sendPart(buf []byte, from, size int) error {
+	op.writes.Lock()
+	defer op.writes.Unlock()
+	_, err := op.conn.Write(SealFrame(buf[from:from+HeaderSize+size], KindInput))
+	return err
+}

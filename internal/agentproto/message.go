@@ -1,0 +1,233 @@
+package agentproto
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+	"math"
+	"time"
+
+	"github.com/aethervm/aether/sandbox"
+)
+
+// Op is an operation.
+type Op uint8
+
+// Operations.
+const (
+	OpPing      Op = 1  // answers Done
+	OpConfigure Op = 2  // Config; to be done before all else, and again after a restore
+	OpExec      Op = 3  // Exec; input, output, Done with an Exit
+	OpRead      Op = 4  // Path; output, Done
+	OpWrite     Op = 5  // Path, Perm; input, Done
+	OpList      Op = 6  // Path; entries, Done
+	OpStat      Op = 7  // Path; one entry, Done
+	OpRemove    Op = 8  // Path; Done
+	OpFreeze    Op = 9  // stops all programs, to take a snapshot; Done
+	OpThaw      Op = 10 // lets them go on; Done
+	OpStats     Op = 11 // Done with a Stats
+)
+
+func (o Op) String() string {
+	names := [...]string{OpPing: "ping", OpConfigure: "configure", OpExec: "exec", OpRead: "read",
+		OpWrite: "write", OpList: "list", OpStat: "stat", OpRemove: "remove", OpFreeze: "freeze",
+		OpThaw: "thaw", OpStats: "stats"}
+	if int(o) < len(names) && names[o] != "" {
+		return names[o]
+	}
+	return fmt.Sprintf("op %d", uint8(o))
+}
+
+// Request is what the host asks for. The fields in use depend on Op.
+type Request struct {
+	Op     Op
+	Path   string
+	Perm   fs.FileMode
+	Exec   Exec
+	Config Config
+}
+
+// Exec describes a program to run.
+type Exec struct {
+	Args, Env []string
+	Dir       string // absolute
+	// Timeout after which the program and its descendants are killed; 0 means none.
+	Timeout time.Duration
+	// Input tells that input will follow; otherwise standard input is empty.
+	Input bool
+}
+
+// Config makes a guest somebody: what tells it from others that were booted or restored from the
+// same bytes, and the limits of what runs in it.
+type Config struct {
+	Hostname string
+	// Now is the wall clock. The zero time leaves it alone.
+	Now time.Time
+	// Entropy is mixed into the kernel's random numbers, with full credit.
+	Entropy []byte
+	// Processes and MemoryBytes bound all programs taken together; 0 leaves the bound alone.
+	Processes   int
+	MemoryBytes int64
+}
+
+// maxEntropy is more than any seed needs.
+const maxEntropy = 1 << 10
+
+// Append appends the encoded request to b.
+func (r Request) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, Version)
+	b = append(b, byte(r.Op))
+	switch r.Op {
+	case OpExec:
+		b = appendStrings(b, r.Exec.Args)
+		b = appendStrings(b, r.Exec.Env)
+		b = appendString(b, r.Exec.Dir)
+		b = binary.AppendUvarint(b, uint64(r.Exec.Timeout))
+		b = appendBool(b, r.Exec.Input)
+	case OpRead, OpList, OpStat, OpRemove:
+		b = appendString(b, r.Path)
+	case OpWrite:
+		b = appendString(b, r.Path)
+		b = binary.AppendUvarint(b, uint64(r.Perm.Perm()))
+	case OpConfigure, OpThaw:
+		c := r.Config
+		b = appendString(b, c.Hostname)
+		b = appendTime(b, c.Now)
+		b = appendString(b, string(c.Entropy))
+		b = binary.AppendUvarint(b, uint64(c.Processes))
+		b = binary.AppendUvarint(b, uint64(c.MemoryBytes))
+	}
+	return b
+}
+
+// DecodeRequest decodes a request.
+func DecodeRequest(payload []byte) (Request, error) {
+	d := decoder{rest: payload}
+	if v := d.uint(); d.err == nil && v != Version {
+		return Request{}, fmt.Errorf("%w: the host speaks version %d, the agent version %d", ErrProtocol, v, Version)
+	}
+	r := Request{Op: Op(d.byte())}
+	switch r.Op {
+	case OpPing, OpFreeze, OpStats:
+	case OpExec:
+		r.Exec = Exec{
+			Args: d.strings(), Env: d.strings(), Dir: d.string(),
+			Timeout: time.Duration(d.bounded(math.MaxInt64)), Input: d.bool(),
+		}
+		if len(r.Exec.Args) == 0 {
+			d.fail("no program")
+		}
+	case OpRead, OpList, OpStat, OpRemove:
+		r.Path = d.string()
+	case OpWrite:
+		r.Path, r.Perm = d.string(), fs.FileMode(d.bounded(uint64(fs.ModePerm)))
+	case OpConfigure, OpThaw:
+		r.Config = Config{Hostname: d.string(), Now: d.time(), Entropy: []byte(d.string())}
+		r.Config.Processes = int(d.bounded(sandbox.MaxProcesses))
+		r.Config.MemoryBytes = int64(d.bounded(math.MaxInt64))
+		if len(r.Config.Entropy) > maxEntropy || len(r.Config.Hostname) > 64 {
+			d.fail("config out of range")
+		}
+	default:
+		d.fail(fmt.Sprintf("unknown operation %d", r.Op))
+	}
+	return r, d.end()
+}
+
+// Exit is the result of OpExec.
+type Exit struct {
+	Code, Signal int
+	TimedOut     bool
+}
+
+// Append appends the encoded result to b.
+func (e Exit) Append(b []byte) []byte {
+	b = binary.AppendVarint(b, int64(e.Code))
+	b = binary.AppendUvarint(b, uint64(e.Signal))
+	return appendBool(b, e.TimedOut)
+}
+
+// DecodeExit decodes the result of OpExec.
+func DecodeExit(payload []byte) (Exit, error) {
+	d := decoder{rest: payload}
+	code := d.int()
+	e := Exit{Code: int(code), Signal: int(d.bounded(127)), TimedOut: d.bool()}
+	if code < -1 || code > 255 || (code == -1) != (e.Signal != 0) {
+		d.fail("exit status out of range")
+	}
+	return e, d.end()
+}
+
+// Stats is the result of OpStats.
+type Stats struct {
+	MemoryBytes, CPUNanos int64
+	Processes             int
+}
+
+// Append appends the encoded result to b.
+func (s Stats) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(s.MemoryBytes))
+	b = binary.AppendUvarint(b, uint64(s.CPUNanos))
+	return binary.AppendUvarint(b, uint64(s.Processes))
+}
+
+// DecodeStats decodes the result of OpStats.
+func DecodeStats(payload []byte) (Stats, error) {
+	d := decoder{rest: payload}
+	s := Stats{
+		MemoryBytes: int64(d.bounded(math.MaxInt64)), CPUNanos: int64(d.bounded(math.MaxInt64)),
+		Processes: int(d.bounded(math.MaxInt32)),
+	}
+	return s, d.end()
+}
+
+// AppendFileInfo appends an encoded directory entry to b.
+func AppendFileInfo(b []byte, f sandbox.FileInfo) []byte {
+	b = appendString(b, f.Name)
+	b = binary.AppendUvarint(b, uint64(f.Size))
+	b = binary.AppendUvarint(b, uint64(f.Mode))
+	b = appendTime(b, f.ModTime)
+	return appendString(b, f.Target)
+}
+
+// DecodeFileInfo decodes a directory entry.
+func DecodeFileInfo(payload []byte) (sandbox.FileInfo, error) {
+	d := decoder{rest: payload}
+	f := sandbox.FileInfo{
+		Name: d.string(), Size: int64(d.bounded(math.MaxInt64)), Mode: fs.FileMode(d.bounded(math.MaxUint32)),
+		ModTime: d.time(), Target: d.string(),
+	}
+	return f, d.end()
+}
+
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func (d *decoder) bool() bool {
+	v := d.byte()
+	if v > 1 {
+		d.fail("bad boolean")
+	}
+	return v == 1
+}
+
+// appendTime encodes seconds and nanoseconds; the zero time is 0, 0.
+func appendTime(b []byte, t time.Time) []byte {
+	if t.IsZero() {
+		return append(b, 0, 0)
+	}
+	b = binary.AppendVarint(b, t.Unix())
+	return binary.AppendUvarint(b, uint64(t.Nanosecond()))
+}
+
+func (d *decoder) time() time.Time {
+	sec, nsec := d.int(), d.bounded(999_999_999)
+	if sec == 0 && nsec == 0 {
+		return time.Time{}
+	}
+	return time.Unix(sec, int64(nsec))
+}

@@ -1,0 +1,151 @@
+package pid1
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/guest/serve"
+)
+
+// machine is the running system. It implements serve.Machine.
+type machine struct {
+	groups  *cgroups
+	reaper  *reaper
+	changes *os.File // the file system of what is written
+
+	mu     sync.Mutex
+	frozen bool
+}
+
+func newMachine(groups *cgroups, changes *os.File) *machine {
+	return &machine{groups: groups, changes: changes, reaper: newReaper(groups.sweep)}
+}
+
+// process is a program in a control group of its own. It implements serve.Process.
+type process struct {
+	group  *group
+	done   chan struct{}
+	status unix.WaitStatus
+}
+
+func (m *machine) Start(path string, args, env []string, dir string, stdio [3]*os.File) (serve.Process, error) {
+	g, err := m.groups.newGroup()
+	if err != nil {
+		return nil, err
+	}
+	attr := &syscall.ProcAttr{
+		Dir: dir, Env: env,
+		Files: []uintptr{stdio[0].Fd(), stdio[1].Fd(), stdio[2].Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(g.dir.Fd())},
+	}
+	status, err := m.reaper.start(path, args, attr)
+	if err != nil {
+		g.release()
+		return nil, err
+	}
+	p := &process{group: g, done: make(chan struct{})}
+	go func() {
+		p.status = <-status
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *process) Done() <-chan struct{} { return p.done }
+
+func (p *process) Status() (code, signal int) {
+	if p.status.Signaled() {
+		return -1, int(p.status.Signal())
+	}
+	return p.status.ExitStatus(), 0
+}
+
+func (p *process) Kill() { p.group.kill() }
+
+func (p *process) Release() { p.group.release() }
+
+// Configure makes the machine the one that the host wants it to be.
+func (m *machine) Configure(c agentproto.Config) error {
+	if len(c.Entropy) > 0 {
+		if err := addEntropy(c.Entropy); err != nil {
+			return err
+		}
+	}
+	if !c.Now.IsZero() {
+		now := unix.NsecToTimeval(c.Now.UnixNano())
+		if err := unix.Settimeofday(&now); err != nil {
+			return fmt.Errorf("set the clock: %w", err)
+		}
+	}
+	if c.Hostname != "" {
+		if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
+			return fmt.Errorf("set the host name: %w", err)
+		}
+	}
+	if c.Processes > 0 {
+		if err := writeAt(m.groups.all, "pids.max", strconv.Itoa(c.Processes)); err != nil {
+			return fmt.Errorf("bound processes: %w", err)
+		}
+	}
+	if c.MemoryBytes > 0 {
+		if err := m.boundMemory(c.MemoryBytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// boundMemory bounds the memory of all programs. Files that a program writes count as its memory;
+// those that the host writes do not, so the file system has a bound of its own: what is left for the
+// kernel and the agent must not depend on either.
+func (m *machine) boundMemory(bytes int64) error {
+	if err := writeAt(m.groups.all, "memory.max", strconv.FormatInt(bytes, 10)); err != nil {
+		return fmt.Errorf("bound memory: %w", err)
+	}
+	return resizeTmpfs(m.changes, bytes/4*3)
+}
+
+// Freeze stops all programs.
+func (m *machine) Freeze() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.groups.setFrozen(true); err != nil {
+		return errors.Join(err, m.groups.setFrozen(false))
+	}
+	m.frozen = true
+	return nil
+}
+
+// Thaw applies c, so that no program sees what was before, and lets the programs go on.
+func (m *machine) Thaw(c agentproto.Config) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.Configure(c); err != nil {
+		return err
+	}
+	m.frozen = false
+	return m.groups.setFrozen(false)
+}
+
+func (m *machine) Frozen() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.frozen
+}
+
+func (m *machine) Stats() (agentproto.Stats, error) {
+	memory, err1 := m.groups.value("memory.current")
+	cpu, err2 := m.groups.keyed("cpu.stat", "usage_usec")
+	count, err3 := m.groups.value("pids.current")
+	return agentproto.Stats{
+		MemoryBytes: memory, CPUNanos: cpu * int64(time.Microsecond), Processes: int(count),
+	}, errors.Join(err1, err2, err3)
+}
