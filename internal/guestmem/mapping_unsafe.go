@@ -1,0 +1,87 @@
+package guestmem
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapping is a piece of the process's address space. All methods but unmap take offsets that the
+// caller has checked.
+type mapping struct {
+	reserved     unsafe.Pointer // the start of all that was reserved
+	reservedSize uintptr
+	mem          []byte // the part in use
+}
+
+// hugePage is the size of the huge pages of x86. KVM and the kernel can use them only where the
+// address in the guest, in the file and in the host agree modulo this.
+const hugePage = 2 << 20
+
+// reserve takes address space without any memory behind it, aligned for huge pages.
+func reserve(size uint64) (mapping, error) {
+	total := uintptr(size) + hugePage
+	start, err := unix.MmapPtr(-1, 0, nil, total, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return mapping{}, fmt.Errorf("reserve address space for %d bytes of guest memory: %w", size, err)
+	}
+	// Only the distance is computed as a number; the pointer is derived from the mapping's own.
+	gap := -uintptr(start) % hugePage
+	return mapping{
+		reserved:     start,
+		reservedSize: total,
+		// Memory outside Go's heap: the collector does not move it and does not look into it.
+		mem: unsafe.Slice((*byte)(unsafe.Add(start, gap)), size),
+	}, nil
+}
+
+// file maps size bytes of a file, from offset on, at the given place of the mapping.
+func (mp mapping) file(at, size uint64, file *os.File, offset uint64, share int) error {
+	return control(file, func(fd int) error {
+		if err := mp.fixed(at, size, fd, int64(offset), share); err != nil {
+			return fmt.Errorf("map %d bytes of %s at offset %#x as guest memory: %w", size, file.Name(), offset, err)
+		}
+		return nil
+	})
+}
+
+// zero maps memory that reads as zero and belongs to nobody else.
+func (mp mapping) zero(at, size uint64) error {
+	if err := mp.fixed(at, size, -1, 0, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+		return fmt.Errorf("map %d bytes of zeros as guest memory: %w", size, err)
+	}
+	return nil
+}
+
+// fixed replaces what is mapped. NORESERVE, since a fork is expected to write little of what it may
+// write: what bounds its memory is its control group, not the overcommit heuristic.
+func (mp mapping) fixed(at, size uint64, fd int, offset int64, flags int) error {
+	// The address lies inside the reservation, so MAP_FIXED cannot hit anybody else's memory.
+	place := unsafe.Pointer(&mp.mem[at : at+size][0])
+	_, err := unix.MmapPtr(fd, offset, place, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_FIXED|unix.MAP_NORESERVE)
+	return err
+}
+
+func (mp mapping) advise(opt Options) error {
+	// A core dump of the VMM must not carry its guests' secrets.
+	if err := unix.Madvise(mp.mem, unix.MADV_DONTDUMP); err != nil {
+		return fmt.Errorf("exclude guest memory from core dumps: %w", err)
+	}
+	if opt.HugePages {
+		// EINVAL: a kernel without huge pages. It was a wish.
+		if err := unix.Madvise(mp.mem, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("ask for huge pages: %w", err)
+		}
+	}
+	return nil
+}
+
+func (mp mapping) unmap() error {
+	if err := unix.MunmapPtr(mp.reserved, mp.reservedSize); err != nil {
+		return fmt.Errorf("unmap guest memory: %w", err)
+	}
+	return nil
+}
