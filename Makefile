@@ -9,9 +9,7 @@ STATE     ?= $(or $(AETHER_STATE),/var/lib/aether)
 LDFLAGS   := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Tests that must not be skipped by `make test`: it has set these things up itself.
 REQUIRE   := REQUIRE_DOCKER=1 REQUIRE_GVISOR=1 REQUIRE_QEMU=1 REQUIRE_IMAGE=1 REQUIRE_AGENT=1 REQUIRE_ROOT=1 \
-             $(if $(wildcard /dev/kvm),REQUIRE_KVM=1)
-# Packages whose tests look at the whole host or measure it: one at a time, after the others.
-HOSTWIDE  := ./internal/driver/docker/... ./internal/driver/gvisor/... ./internal/driver/qemu/...
+             REQUIRE_KERNEL=1 REQUIRE_IASL=1 REQUIRE_CC=1 $(if $(wildcard /dev/kvm),REQUIRE_KVM=1)
 
 .PHONY: help
 help: ## list the targets
@@ -24,7 +22,10 @@ build: agent ## build bin/aether, one static binary
 agent: ## build the guest agent, which bin/aether carries inside
 	$(GO) build -trimpath -ldflags '-s -w' -o $(AGENT) ./cmd/aether-agent
 
-.PHONY: peers peers-stop image
+.PHONY: peers peers-stop image testdeps
+testdeps: ## install what only the tests need (root, Debian)
+	scripts/testdeps
+
 peers: ## install, build and start the systems to be measured (root, Debian)
 	scripts/peers
 
@@ -45,11 +46,12 @@ bench: build peers image ## measure what this machine has, print the ranking, wr
 	$(BIN)/aether bench --runs $(RUNS) $(if $(OUT),--out $(OUT))
 
 .PHONY: test unit conformance docs
-test: check lint unit peers image conformance docs ## set up and run everything that CI runs
+test: testdeps check lint peers image conformance unit docs ## set up and run everything that CI runs
 
-unit: agent ## tests that need no other system, with the race detector
-	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -v /internal/driver/)
+unit: agent ## all tests but the drivers', with the race detector
+	CGO_ENABLED=1 $(REQUIRE) $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /internal/driver/)
 
+# These look at the whole host for what a sandbox left behind, so they run one at a time.
 conformance: agent ## the drivers against the real systems
 	$(REQUIRE) $(GO) test -p 1 -timeout 40m ./internal/driver/...
 
