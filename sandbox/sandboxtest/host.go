@@ -71,9 +71,12 @@ func (s *suite) checkNothingLeft(t *testing.T, before traces) {
 	}
 }
 
-// processes lists the processes that look as if they belonged to a sandbox: by their own name, or
-// by a path of aether's run directory on their command line. Others come and go on any host.
-func processes() ([]string, error) {
+// process is a process of the host that looks as if it belonged to a sandbox.
+type process struct{ dir, name string }
+
+// sandboxProcesses finds processes by their own name, by what aether calls its machines, or by a
+// path of aether's run directory on their command line. Others come and go on any host.
+func sandboxProcesses() ([]process, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
@@ -82,29 +85,38 @@ func processes() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []string
+	var list []process
 	for _, dir := range dirs {
 		comm, err1 := os.ReadFile(filepath.Join(dir, "comm"))
 		cmdline, err2 := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if err1 != nil || err2 != nil { // gone
 			continue
 		}
-		program, _, _ := strings.Cut(string(cmdline), "\x00")
+		program, arguments, _ := strings.Cut(string(cmdline), "\x00")
 		name := strings.TrimSpace(string(comm)) + " " + program
-		if ofSandbox(name) || strings.Contains(string(cmdline), root+"/") {
-			list = append(list, filepath.Base(dir)+" "+name)
+		if ofSandbox(name) || strings.Contains(arguments, root+"/") || strings.Contains(arguments, "-name\x00aether-") {
+			list = append(list, process{dir, name})
 		}
 	}
 	return list, nil
 }
 
 func ofSandbox(name string) bool {
-	for _, mark := range []string{"runsc", "qemu-system", "containerd-shim", "runc", "aether-agent", "/.aether/"} {
+	for _, mark := range []string{"runsc", "containerd-shim", "runc", "aether-agent", "/.aether/"} {
 		if strings.Contains(name, mark) {
 			return true
 		}
 	}
 	return false
+}
+
+func processes() ([]string, error) {
+	found, err := sandboxProcesses()
+	var list []string
+	for _, p := range found {
+		list = append(list, filepath.Base(p.dir)+" "+p.name)
+	}
+	return list, err
 }
 
 func mounts() ([]string, error) {
@@ -136,15 +148,16 @@ func cgroups() ([]string, error) {
 	return list, err
 }
 
-// netNamespaces lists the network namespaces that a process is in or that have a name.
+// netNamespaces lists the network namespaces that such a process is in or that have a name. One that
+// is kept by neither is kept by a mount, and seen there.
 func netNamespaces() ([]string, error) {
-	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	found, err := sandboxProcesses()
 	if err != nil {
 		return nil, err
 	}
 	seen := map[string]bool{}
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil {
+	for _, p := range found {
+		if target, err := os.Readlink(filepath.Join(p.dir, "ns/net")); err == nil {
 			seen[target] = true
 		}
 	}
