@@ -82,7 +82,7 @@ type stream struct {
 func (s *stream) Close() error {
 	s.closing.Do(func() {
 		_ = s.SetDeadline(time.Unix(1, 0))
-		go s.Stream.Close()
+		go func() { _ = s.Stream.Close() }()
 	})
 	return nil
 }
