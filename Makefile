@@ -9,7 +9,7 @@ STATE     ?= $(or $(AETHER_STATE),/var/lib/aether)
 LDFLAGS   := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Tests that must not be skipped by `make test`: it has set these things up itself.
 REQUIRE   := REQUIRE_DOCKER=1 REQUIRE_GVISOR=1 REQUIRE_QEMU=1 REQUIRE_IMAGE=1 REQUIRE_AGENT=1 REQUIRE_ROOT=1 \
-             REQUIRE_KERNEL=1 REQUIRE_IASL=1 REQUIRE_CC=1 $(if $(wildcard /dev/kvm),REQUIRE_KVM=1)
+             REQUIRE_KERNEL=1 REQUIRE_LAB=1 REQUIRE_IASL=1 REQUIRE_CC=1 $(if $(wildcard /dev/kvm),REQUIRE_KVM=1)
 
 .PHONY: help
 help: ## list the targets
@@ -46,7 +46,7 @@ bench: build peers image ## measure what this machine has, print the ranking, wr
 	$(BIN)/aether bench --runs $(RUNS) $(if $(OUT),--out $(OUT))
 
 .PHONY: test unit conformance docs
-test: testdeps check lint peers image conformance unit docs ## set up and run everything that CI runs
+test: testdeps check lint peers image conformance lab unit lab-test docs ## set up and run everything that CI runs
 
 unit: agent ## all tests but the drivers', with the race detector
 	CGO_ENABLED=1 $(REQUIRE) $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /internal/driver/)
@@ -57,6 +57,13 @@ conformance: agent ## the drivers against the real systems
 
 docs: build ## run what the README says
 	scripts/readme-check
+
+.PHONY: lab lab-test
+lab: build image ## make the lab, a virtual machine with real KVM (docs/LAB.md)
+	$(BIN)/aether lab build
+
+lab-test: lab ## the tests that need real KVM, in the lab
+	scripts/lab-test ./internal/kvm
 
 .PHONY: race lint fuzz check generate tidy
 race: agent ## all tests with the race detector, the drivers' too
