@@ -1,13 +1,13 @@
-// Package supervise runs one program inside a sandbox so that it can be ended with everything that
-// it has started.
+// Package supervise runs a program inside a sandbox so that it can be ended with everything that it
+// has started.
 //
 // It is for systems whose control plane can start a program but cannot end one: Docker's exec has
 // no kill at all, and runsc's reaches a single process. The supervisor is a child subreaper, so a
 // descendant that daemonizes becomes its child instead of escaping to PID 1, and it can kill until
-// no child is left. The program gets the supervisor's own standard streams: no data passes through.
+// no child is left. The program gets the caller's own standard streams: no data passes through.
 //
-// When the program ends by itself the supervisor ends too, and what the program left running goes
-// on as a child of PID 1: background jobs are wanted.
+// When the program ends by itself and has left others running, the supervisor must end too: they go
+// on as children of PID 1. Background jobs are wanted.
 package supervise
 
 import (
@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,14 +45,80 @@ type Status struct {
 type Options struct {
 	ID      string // names the run to Kill and TakeStatus; [a-z0-9]+
 	Args    []string
-	Dir     string        // working directory; empty: "/"
+	Env     []string      // whole environment
+	Dir     string        // absolute; empty: "/"
 	Timeout time.Duration // 0: none
+	// Streams are the program's standard streams. Run closes them: it must not keep them open for
+	// the reader on the other side.
+	Streams [3]int
+	// Kill kills the program with all its descendants, as SIGTERM to this process does. Nil: never.
+	Kill <-chan struct{}
 }
 
-// Run runs the program with this process's standard streams and environment and returns the exit
-// code that this process shall end with. It may be called once in a process.
-func Run(o Options) int {
-	status := run(o)
+// ParseOptions parses "--id ID [--timeout DURATION] [--dir DIR] -- PROGRAM [ARG ...]".
+func ParseOptions(args []string) (Options, error) {
+	var o Options
+	for len(args) >= 2 && args[0] != "--" {
+		switch name, value := args[0], args[1]; name {
+		case "--id":
+			o.ID = value
+		case "--dir":
+			o.Dir = value
+		case "--timeout":
+			d, err := time.ParseDuration(value)
+			if err != nil {
+				return o, err
+			}
+			o.Timeout = d
+		default:
+			return o, fmt.Errorf("unknown option %q", name)
+		}
+		args = args[2:]
+	}
+	if o.ID == "" || len(args) < 2 {
+		return o, errors.New("no ID or no program")
+	}
+	o.Args = args[1:]
+	return o, nil
+}
+
+// Supervisor is this process, ready to run programs, one after the other.
+type Supervisor struct {
+	kill    chan os.Signal
+	err     error // why it is not ready
+	reaping sync.WaitGroup
+}
+
+// Prepare does what can be done before the program is known. It may be called once in a process.
+func Prepare() *Supervisor {
+	s := &Supervisor{kill: make(chan os.Signal, 1)}
+	// Before anything is started, so that nothing can escape.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		s.err = fmt.Errorf("become child subreaper: %w", err)
+	}
+	signal.Notify(s.kill, unix.SIGTERM)
+	spareThreads(4)
+	return s
+}
+
+// Idle tells whether nothing is left of the last program, so that Run may be called again. What is
+// left is PID 1's once this process ends.
+func (s *Supervisor) Idle() bool {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		switch {
+		case errors.Is(err, unix.ECHILD):
+			s.reaping.Wait() // or it would collect the next program
+			return true
+		case pid <= 0 && !errors.Is(err, unix.EINTR):
+			return false
+		}
+	}
+}
+
+// Run runs the program and returns the exit code to be told.
+func (s *Supervisor) Run(o Options) int {
+	status := s.run(o)
 	code := status.Code
 	switch {
 	case status.CannotRun != "":
@@ -66,42 +133,20 @@ func Run(o Options) int {
 	return code
 }
 
-func run(o Options) Status {
-	// Before anything is started, so that nothing can escape.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return Status{CannotRun: fmt.Sprintf("become child subreaper: %v", err)}
+func (s *Supervisor) run(o Options) Status {
+	child, err := s.start(o)
+	for _, fd := range o.Streams {
+		_ = unix.Close(fd)
 	}
-	kill := make(chan os.Signal, 1)
-	signal.Notify(kill, unix.SIGTERM)
-	if takeMark(o.ID) { // Kill came first
+	if errors.Is(err, errKilled) {
 		return Status{Signal: int(unix.SIGKILL)}
 	}
-	if o.Dir == "" {
-		o.Dir = "/"
-	}
-	if err := os.Chdir(o.Dir); err != nil {
-		return Status{CannotRun: fmt.Sprintf("working directory: %v", err)}
-	}
-	name, err := lookPath(o.Args[0])
 	if err != nil {
 		return Status{CannotRun: err.Error()}
 	}
-	spareThreads(3)
-	child, err := os.StartProcess(name, o.Args, &os.ProcAttr{
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-		Sys:   &unix.SysProcAttr{Setsid: true},
-	})
-	if err != nil {
-		return Status{CannotRun: err.Error()}
-	}
-	// The supervisor must not keep the streams open for the reader on the other side.
-	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
-		_ = f.Close()
-	}
-
 	ended := make(chan unix.WaitStatus, 1)
 	allEnded := make(chan struct{})
-	go reap(child.Pid, ended, allEnded)
+	s.reaping.Go(func() { reap(child, ended, allEnded) })
 
 	var timeout <-chan time.Time
 	if o.Timeout > 0 {
@@ -116,10 +161,44 @@ func run(o Options) Status {
 		return Status{Code: ws.ExitStatus()}
 	case <-timeout:
 		status.TimedOut = true
-	case <-kill:
+	case <-s.kill:
+	case <-o.Kill:
 	}
 	killTree(allEnded)
 	return status
+}
+
+// errKilled says that Kill came first.
+var errKilled = errors.New("killed before it was started")
+
+func (s *Supervisor) start(o Options) (pid int, err error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	select {
+	case <-s.kill: // for the last program: one for this has left a mark
+	default:
+	}
+	if takeMark(o.ID) {
+		return 0, errKilled
+	}
+	if err := os.Chdir(filepath.Join("/", o.Dir)); err != nil {
+		return 0, fmt.Errorf("working directory: %w", err)
+	}
+	name, err := lookPath(o.Args[0], o.Env)
+	if err != nil {
+		return 0, err
+	}
+	// Not os.StartProcess, which first starts a process to find out what pidfds can do.
+	pid, err = syscall.ForkExec(name, o.Args, &syscall.ProcAttr{
+		Env:   o.Env,
+		Files: []uintptr{uintptr(o.Streams[0]), uintptr(o.Streams[1]), uintptr(o.Streams[2])},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return 0, &os.PathError{Op: "run", Path: name, Err: err}
+	}
+	return pid, nil
 }
 
 // spareThreads makes the Go runtime have n idle threads. Once the program has used up the limit of
@@ -159,19 +238,25 @@ func reap(pid int, ended chan<- unix.WaitStatus, allEnded chan<- struct{}) {
 
 // lookPath finds an executable as execvp does. It is not exec.LookPath, which refuses to find a
 // program in the current directory and drags package os/exec into a binary that starts often.
-func lookPath(name string) (string, error) {
+func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, executable(name)
 	}
-	err := error(unix.ENOENT)
-	for dir := range strings.SplitSeq(os.Getenv("PATH"), ":") {
-		path := filepath.Join(dir, name)
-		if dir == "" {
-			path = "./" + name
+	path := ""
+	for _, e := range env {
+		if value, ok := strings.CutPrefix(e, "PATH="); ok {
+			path = value
 		}
-		e := executable(path)
+	}
+	err := error(unix.ENOENT)
+	for dir := range strings.SplitSeq(path, ":") {
+		file := filepath.Join(dir, name)
+		if dir == "" {
+			file = "./" + name
+		}
+		e := executable(file)
 		if e == nil {
-			return path, nil
+			return file, nil
 		}
 		if errors.Is(e, unix.EACCES) {
 			err = unix.EACCES
