@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aethervm/aether/internal/image"
+	"github.com/aethervm/aether/sandbox"
+	"github.com/aethervm/aether/vms"
+)
+
+type execOptions struct {
+	vm, image, dockerRuntime string
+	dir                      string
+	env                      []string
+	memory, vcpus            int
+	timeout                  time.Duration
+	net                      bool
+}
+
+func newExec(a *app) *cobra.Command {
+	var o execOptions
+	cmd := &cobra.Command{
+		Use:   "exec [flags] -- COMMAND [ARG...]",
+		Short: "Run a program in a fresh sandbox, then throw the sandbox away",
+		Long: `Create a sandbox, run one program in it, and remove it. Standard input, output and
+error are the program's, and its exit code is passed on (see "aether help exit-codes").
+Ctrl-C ends the program and removes the sandbox.
+
+  aether exec -- python3 -c 'print(6*7)'
+  echo hello | aether exec --vm gvisor -- tr a-z A-Z
+  aether exec --vm docker --memory 512 --timeout 10s -- sh -c 'sleep 60'; echo $?
+
+Without --vm it takes the best system in "aether rank" that this host has. The sandbox
+has no network unless --net is given.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError("`aether exec -- true`", "%s: the command to run is missing", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.exec(cmd.Context(), o, args) },
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the command's name belongs to the command
+	flags.StringVar(&o.vm, "vm", "", "`system` to run it in")
+	flags.StringVar(&o.image, "image", image.DefaultName, "`image`, by name or digest (see \"aether image ls\")")
+	flags.IntVar(&o.memory, "memory", sandbox.DefaultMemoryMiB, "memory in `MiB`")
+	flags.IntVar(&o.vcpus, "vcpus", sandbox.DefaultVCPUs, "virtual CPUs")
+	flags.DurationVar(&o.timeout, "timeout", 0, "kill the program after so long (\"10s\", \"2m\"); 0 is never")
+	flags.BoolVar(&o.net, "net", false, "let it reach the network")
+	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
+	flags.StringVarP(&o.dir, "dir", "C", "", "working `directory` in the sandbox")
+	flags.StringVar(&o.dockerRuntime, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with --vm docker")
+	completeSystems(cmd, "vm")
+	return cmd
+}
+
+func (a *app) exec(ctx context.Context, o execOptions, args []string) (err error) {
+	command := sandbox.Cmd{
+		Args: args, Env: callersEnv(o.env), Dir: o.dir, Timeout: o.timeout,
+		Stdin: a.in, Stdout: a.out, Stderr: a.err,
+	}
+	if err := command.Check(); err != nil {
+		return err
+	}
+	f := a.openFleet(o.dockerRuntime)
+	defer f.close(&err)
+	if o.vm != "" {
+		if _, err := f.driver(o.vm); err != nil { // before anything slower
+			return err
+		}
+	}
+	spec, release, err := o.spec()
+	if err != nil {
+		return err
+	}
+	defer release()
+	driver, err := f.choose(ctx, o)
+	if err != nil {
+		return err
+	}
+	a.sweepFirst(ctx, f)
+	box, err := driver.Create(ctx, spec)
+	if err != nil {
+		return err
+	}
+	a.logger().Debug("created", "system", driver.System(), "sandbox", box.ID())
+	exit, err := box.Exec(ctx, command)
+	// The sandbox is gone before the exit code is passed on; only then is the host as it was.
+	if closeErr := box.Close(); err == nil && closeErr != nil {
+		return failed(closeErr, "run `aether sweep`", "remove the sandbox: %v", closeErr)
+	}
+	switch {
+	case err != nil:
+		return err
+	case exit.TimedOut:
+		return exitWith(exitTimeout)
+	case exit.Signal != 0:
+		return exitWith(exitSignal + exit.Signal)
+	case exit.Code != 0:
+		return exitWith(exit.Code)
+	}
+	return nil
+}
+
+// spec is the sandbox that the options ask for. Its image stays in the store until release.
+func (o execOptions) spec() (spec sandbox.Spec, release func(), err error) {
+	img, hold, err := holdImage(o.image)
+	if err != nil {
+		return spec, nil, err
+	}
+	spec = sandbox.Spec{Image: img, VCPUs: o.vcpus, MemoryMiB: o.memory}
+	if o.net {
+		spec.Network = sandbox.NetworkOutbound
+	}
+	if spec, err = spec.WithDefaults(); err != nil {
+		_ = hold.Close()
+		return spec, nil, err
+	}
+	return spec, func() { _ = hold.Close() }, nil
+}
+
+// choose returns the driver that was asked for, or the best ranked one that this host has.
+func (f *fleet) choose(ctx context.Context, o execOptions) (sandbox.Driver, error) {
+	if o.dockerRuntime != "" && o.vm == "" {
+		o.vm = vms.Docker.Name()
+	}
+	if o.vm != "" {
+		d, err := f.driver(o.vm)
+		if err == nil && o.dockerRuntime != "" && d.System() != vms.Docker.Name() {
+			err = usageError("use --vm docker", "--docker-runtime needs Docker, not %s", d.System())
+		}
+		return d, err
+	}
+	for _, profile := range vms.Rank(vms.Equal()) {
+		d, err := f.driver(profile.VM.Name())
+		if err != nil {
+			return nil, err
+		}
+		if info := d.Probe(ctx); info.Available {
+			return d, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, unavailable("`aether doctor` tells what is missing", "none of the systems is available on this host")
+}
+
+// callersEnv gives entries without a value that of aether's own environment, as docker run does.
+func callersEnv(entries []string) []string {
+	var env []string
+	for _, e := range entries {
+		if !strings.Contains(e, "=") && e != "" {
+			value, ok := os.LookupEnv(e)
+			if !ok {
+				continue
+			}
+			e += "=" + value
+		}
+		env = append(env, e)
+	}
+	return env
+}

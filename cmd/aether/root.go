@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "aether",
+		Short: "Judge the sandboxes that agents' tool calls run in, and drive them",
+		Long: `aether tells which sandbox an agent's tool calls should run in, and how it knows.
+
+It scores seven systems (AetherVM, Firecracker, Cloud Hypervisor, gVisor, Kata
+Containers, QEMU/KVM, Docker) on five axes: start latency, density, isolation,
+snapshotting and agent control. Without measuring it answers from published
+evidence with sources; "aether bench" measures what this host has.
+
+  aether doctor                         what this host has, and what is missing
+  aether rank                           the ranking, from published evidence
+  aether bench                          measure the systems of this host
+  aether rank --measured DIR            the ranking, from those measurements
+  aether exec -- python3 -c 'print(42)' run a program in a fresh sandbox`,
+		Args:          commandArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done to standard error")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError("`"+cmd.CommandPath()+" --help` lists the flags", "%s: %v", cmd.CommandPath(), err)
+	})
+	root.AddGroup(
+		&cobra.Group{ID: "judge", Title: "Judge:"},
+		&cobra.Group{ID: "measure", Title: "Measure:"},
+		&cobra.Group{ID: "drive", Title: "Drive:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, cmd := range cmds {
+			cmd.GroupID = group
+			cmd.DisableFlagsInUseLine = true
+			root.AddCommand(cmd)
+		}
+	}
+	add("judge", newRank(a), newProfile(a), newCompare(a))
+	add("measure", newDoctor(a), newBench(a), newReport(a), newLab(a))
+	add("drive", newExec(a), newImage(a), newSweep(a))
+	add("", newVersion(a), newExitCodes())
+	return root
+}
+
+// commandArgs refuses a word that is no subcommand and suggests the nearest ones.
+func commandArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	remedy := "`" + cmd.CommandPath() + " --help` lists the commands"
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		remedy = "did you mean `" + cmd.CommandPath() + " " + strings.Join(near, "` or `") + "`?"
+	}
+	return usageError(remedy, "unknown command %q for %q", args[0], cmd.CommandPath())
+}
+
+// takes is a check that a command got the arguments that its usage line names.
+func takes(low, high int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= low && len(args) <= high {
+			return nil
+		}
+		what := "too many arguments"
+		if len(args) < low {
+			what = "an argument is missing"
+		}
+		return usageError("`"+cmd.UseLine()+"`", "%s: %s", cmd.CommandPath(), what)
+	}
+}
+
+// jsonFlag adds --json to a command that prints a table.
+func jsonFlag(cmd *cobra.Command, asJSON *bool) {
+	cmd.Flags().BoolVar(asJSON, "json", false, "print JSON")
+}
+
+// printf writes to standard output. Its error matters: the reader may be gone.
+func (a *app) printf(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.out, format, args...)
+	return err
+}
