@@ -1,0 +1,209 @@
+package usernet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Protocols of flows.
+const (
+	TCP = "tcp"
+	UDP = "udp"
+)
+
+// Rule allows flows to addresses or names, which is one of both, and ports.
+type Rule struct {
+	// Prefix is a network, IPv4.
+	Prefix netip.Prefix
+	// Name is a domain name, or "*." and one: all names below it, but not itself.
+	Name string
+	// FirstPort and LastPort are the range of ports; both 0 stand for all ports.
+	FirstPort, LastPort uint16
+	// Protocol is TCP, UDP, or empty for both.
+	Protocol string
+}
+
+// special are networks that only rules of their own reach.
+func special() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("0.0.0.0/8"),
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("100.64.0.0/10"),
+		netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("169.254.0.0/16"),
+		netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.0.0.0/24"),
+		netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("198.18.0.0/15"),
+		netip.MustParsePrefix("224.0.0.0/4"),
+		netip.MustParsePrefix("240.0.0.0/4"),
+	}
+}
+
+// ErrRule is wrapped by errors about rules that mean nothing.
+var ErrRule = errors.New("usernet: invalid rule")
+
+// policy decides about flows.
+type policy struct {
+	rules   []Rule
+	special []netip.Prefix
+	now     func() time.Time
+
+	mu         sync.Mutex
+	nextForget time.Time
+	names      map[netip.Addr]map[string]time.Time // addresses of allowed names, until when
+}
+
+const (
+	// nameLifetime is how long the address of a name can be connected to after it was resolved.
+	nameLifetime   = 10 * time.Minute
+	forgetInterval = 10 * time.Second
+	// maxNames bounds the addresses that are remembered.
+	maxNames = 4096
+)
+
+func newPolicy(rules []Rule) (*policy, error) {
+	p := &policy{special: special(), now: time.Now, names: map[netip.Addr]map[string]time.Time{}}
+	for _, r := range rules {
+		r.Name = canonical(r.Name)
+		switch {
+		case r.Prefix.IsValid() == (r.Name != ""):
+			return nil, fmt.Errorf("%w: %+v has not one of prefix and name", ErrRule, r)
+		case r.Prefix.IsValid() && !r.Prefix.Addr().Is4():
+			return nil, fmt.Errorf("%w: %v is not an IPv4 network", ErrRule, r.Prefix)
+		case strings.Contains(strings.TrimPrefix(r.Name, "*."), "*"), r.Name == "*.":
+			return nil, fmt.Errorf("%w: name %q", ErrRule, r.Name)
+		case r.FirstPort > r.LastPort:
+			return nil, fmt.Errorf("%w: ports %d to %d", ErrRule, r.FirstPort, r.LastPort)
+		case r.Protocol != "" && r.Protocol != TCP && r.Protocol != UDP:
+			return nil, fmt.Errorf("%w: protocol %q", ErrRule, r.Protocol)
+		}
+		p.rules = append(p.rules, r)
+	}
+	return p, nil
+}
+
+// canonical makes names comparable.
+func canonical(name string) string {
+	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
+
+// allows tells whether a flow may be opened.
+func (p *policy) allows(protocol string, to netip.AddrPort) bool {
+	for _, r := range p.rules {
+		if (r.Protocol != "" && r.Protocol != protocol) || !r.hasPort(to.Port()) {
+			continue
+		}
+		if r.Name == "" && p.covers(r.Prefix, to.Addr()) {
+			return true
+		}
+		if r.Name != "" && p.knows(to.Addr(), r) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r Rule) hasPort(port uint16) bool {
+	return r.LastPort == 0 || r.FirstPort <= port && port <= r.LastPort
+}
+
+func (r Rule) hasName(name string) bool {
+	if below, ok := strings.CutPrefix(r.Name, "*"); ok {
+		return len(name) > len(below) && strings.HasSuffix(name, below)
+	}
+	return name == r.Name
+}
+
+// covers tells whether a network has an address, and is special if the address is.
+func (p *policy) covers(network netip.Prefix, addr netip.Addr) bool {
+	if !network.Contains(addr) {
+		return false
+	}
+	s := p.specialOf(addr)
+	return !s.IsValid() || network.Bits() >= s.Bits()
+}
+
+// specialOf returns the special network that has an address, or none.
+func (p *policy) specialOf(addr netip.Addr) netip.Prefix {
+	for _, s := range p.special {
+		if s.Contains(addr) {
+			return s
+		}
+	}
+	return netip.Prefix{}
+}
+
+// allowsName tells whether a rule is about a name.
+func (p *policy) allowsName(name string) bool {
+	name = canonical(name)
+	for _, r := range p.rules {
+		if r.Name != "" && r.hasName(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// resolved remembers the addresses of an allowed name, and returns those that may be used.
+func (p *policy) resolved(name string, addrs []netip.Addr) (usable []netip.Addr) {
+	name = canonical(name)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget()
+	for _, a := range addrs {
+		a = a.Unmap()
+		if !a.Is4() || p.specialOf(a).IsValid() {
+			continue
+		}
+		names := p.names[a]
+		if names == nil {
+			if len(p.names) >= maxNames {
+				continue
+			}
+			names = map[string]time.Time{}
+			p.names[a] = names
+		}
+		if _, known := names[name]; !known && len(names) >= maxNames/64 {
+			continue
+		}
+		names[name] = p.now().Add(nameLifetime)
+		usable = append(usable, a)
+	}
+	return usable
+}
+
+// forget drops what has expired, now and then: it looks at everything. The caller holds p.mu.
+func (p *policy) forget() {
+	now := p.now()
+	if now.Before(p.nextForget) {
+		return
+	}
+	p.nextForget = now.Add(forgetInterval)
+	for a, names := range p.names {
+		for name, until := range names {
+			if now.After(until) {
+				delete(names, name)
+			}
+		}
+		if len(names) == 0 {
+			delete(p.names, a)
+		}
+	}
+}
+
+// knows tells whether an address belongs to a name that a rule is about.
+func (p *policy) knows(addr netip.Addr, r Rule) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, until := range p.names[addr] {
+		if r.hasName(name) && !p.now().After(until) {
+			return true
+		}
+	}
+	return false
+}
