@@ -10,18 +10,18 @@ import (
 )
 
 func TestDebianSources(t *testing.T) {
-	const targets = `http://deb.debian.org/debian/ bookworm main
+	const targets = `http://mirror.example/debian/ bookworm main
 http://mirror.example/debian/ bookworm main
-http://deb.debian.org/debian/ bookworm contrib
-http://deb.debian.org/debian-security/ bookworm-security main
+http://mirror.example/debian/ bookworm contrib
+http://mirror.example/debian-security/ bookworm-security main
 https://deb.example/node nodistro main
 `
-	const want = "deb [signed-by=" + keyring + "] http://deb.debian.org/debian/ bookworm main\n" +
-		"deb [signed-by=" + keyring + "] http://deb.debian.org/debian-security/ bookworm-security main\n"
+	const want = "deb [signed-by=" + keyring + "] http://mirror.example/debian/ bookworm main\n" +
+		"deb [signed-by=" + keyring + "] http://mirror.example/debian-security/ bookworm-security main\n"
 	if got := debianSources(targets); got != want {
 		t.Errorf("got\n%s", got)
 	}
-	if got := debianSources("http://deb.debian.org/debian/ trixie main\n"); got != "" {
+	if got := debianSources("http://mirror.example/debian/ trixie main\n"); got != "" {
 		t.Errorf("of another suite: %q", got)
 	}
 }
