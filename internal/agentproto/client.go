@@ -168,8 +168,12 @@ func (c *Client) do(ctx context.Context, r Request, op *call) ([]byte, error) {
 
 	go op.send(request)
 	payload, err := op.receive()
-	sandbox.Observe(ctx, sandbox.Call{Plane: "agent", Op: r.Op.String(), Sent: headerSize + len(request), Received: headerSize + len(payload),
-		Request: string(request), Reply: string(payload)})
+	if sandbox.Observed(ctx) {
+		// As on the wire; a failure is counted as an empty result.
+		sent, received := AppendFrame(nil, KindRequest, request), AppendFrame(nil, KindDone, payload)
+		sandbox.Observe(ctx, sandbox.Call{Plane: "agent", Op: r.Op.String(), Sent: len(sent), Received: len(received),
+			Request: string(sent), Reply: string(received)})
+	}
 	op.mu.Lock()
 	defer op.mu.Unlock()
 	if op.cause != nil {
