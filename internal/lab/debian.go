@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/aethervm/aether/internal/kernel"
+	"github.com/aethervm/aether/internal/tail"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -261,14 +262,14 @@ func runCommand(cmd *exec.Cmd, stdout *bytes.Buffer) error {
 	// The kernel sends the death signal when the thread that made the process ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	said := &tail{}
+	said := tail.New(tailSize)
 	cmd.Stderr = said
 	cmd.Stdout = said
 	if stdout != nil {
 		cmd.Stdout = stdout
 	}
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, said.lines(6))
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, said.Last(6))
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/lab/guest"
+	"github.com/aethervm/aether/internal/tail"
 	"github.com/aethervm/aether/internal/tsc"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -94,7 +95,7 @@ func (c *Config) check() error {
 	case c.CPUs < 1 || c.CPUs > MaxCPUs:
 		return bad("%d CPUs; it must be 1 to %d", c.CPUs, MaxCPUs)
 	case c.Icount && c.CPUs > 1:
-		// QEMU 7.2 then hangs: the kernel waits for its second CPU without letting it run.
+		// With QEMU 7.2 the kernel does not get past the start of its second CPU; see docs/LAB.md.
 		return bad("a clock that counts instructions is that of one CPU, not of %d", c.CPUs)
 	case c.MemoryMiB < MinMemoryMiB || c.MemoryMiB > MaxMemoryMiB:
 		return bad("%d MiB of memory; it must be %d to %d", c.MemoryMiB, MinMemoryMiB, MaxMemoryMiB)
@@ -113,7 +114,8 @@ func Run(ctx context.Context, image Image, c Config) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	m := &machine{binary: binary, config: machineConfig{cpus: c.CPUs, memoryMiB: c.MemoryMiB, icount: c.Icount}}
+	m := &machine{binary: binary, config: machineConfig{cpus: c.CPUs, memoryMiB: c.MemoryMiB, icount: c.Icount},
+		console: tail.New(tailSize), messages: tail.New(tailSize)}
 	defer m.closeFiles()
 	if err := m.prepare(image, c); err != nil {
 		return Result{}, fmt.Errorf("run lab: %w", err)
@@ -149,7 +151,7 @@ type machine struct {
 	readers []*os.File // our ends of the ports
 	writers []*os.File // its ends
 
-	console, messages tail
+	console, messages *tail.Tail
 }
 
 func (m *machine) closeFiles() {
@@ -228,7 +230,7 @@ func (m *machine) run(ctx context.Context, c Config) (guest.Report, error) {
 			}
 		})
 	}
-	forward(0, &m.console, c.Console)
+	forward(0, m.console, c.Console)
 	forward(1, c.Stdout)
 	forward(2, c.Stderr)
 	var report guest.Report
@@ -256,7 +258,7 @@ func (m *machine) start(ctx context.Context, initArgs []string) (<-chan error, e
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = slices.Concat(m.inputs, m.writers)
-	cmd.Stdout, cmd.Stderr = &m.messages, &m.messages
+	cmd.Stdout, cmd.Stderr = m.messages, m.messages
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	started, exited := make(chan error), make(chan error, 1)
 	go func() {
@@ -285,10 +287,10 @@ func (m *machine) explain(err error) error {
 	if err != nil {
 		out = fmt.Errorf("%w: %w", out, err)
 	}
-	if said := m.messages.lines(4); said != "" {
+	if said := m.messages.Last(4); said != "" {
 		out = fmt.Errorf("%w; QEMU: %s", out, said)
 	}
-	if said := m.console.cause(8, "lab init: ", "Kernel panic"); said != "" {
+	if said := cause(m.console, 8, "lab init: ", "Kernel panic"); said != "" {
 		out = fmt.Errorf("%w; console: %s", out, said)
 	}
 	return out

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/hostdir"
+	"github.com/aethervm/aether/internal/tail"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -121,7 +122,7 @@ func tryKVM(ctx context.Context, binary string, guest *guestFiles) error {
 		return err
 	}
 	defer id.release()
-	console, messages := &tail{}, &tail{}
+	console, messages := tail.New(tailSize), tail.New(tailSize)
 	cmd := exec.CommandContext(ctx, binary,
 		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
 		"-machine", "microvm,acpi=on,rtc=on,isa-serial=on", "-accel", accelKVM, "-cpu", "host", "-m", fmt.Sprintf("%dM", kernelMiB+128),
@@ -137,14 +138,14 @@ func tryKVM(ctx context.Context, binary string, guest *guestFiles) error {
 	defer runtime.UnlockOSThread()
 	err = cmd.Run()
 	switch {
-	case console.contains(trialMark):
+	case console.Contains(trialMark):
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("it has not come up in %v", trialPatience)
 	case err == nil:
 		err = errors.New("QEMU ended")
 	}
-	return fmt.Errorf("%w: %s", err, strings.TrimSpace(messages.lines(2)+" "+console.lines(2)))
+	return fmt.Errorf("%w: %s", err, strings.TrimSpace(endOf(messages, 2)+" "+endOf(console, 2)))
 }
 
 // trial is a cached answer.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/qmp"
+	"github.com/aethervm/aether/internal/tail"
 )
 
 // machine is a QEMU process with its monitor and the socket that leads to the guest's agent.
@@ -22,8 +23,8 @@ type machine struct {
 	dir      string // its own, in the lease
 	pid      int
 	identity *identity
-	console  *tail // what the guest's kernel says
-	messages *tail // what QEMU says
+	console  *tail.Tail // what the guest's kernel says
+	messages *tail.Tail // what QEMU says
 	monitor  *qmp.Client
 
 	process *os.Process
@@ -39,7 +40,7 @@ const agentSocket = "agent"
 // startMachine starts QEMU and connects to its monitor. The guest is booting, or waiting to be
 // resumed, when it returns. When ctx ends, what was begun is undone.
 func startMachine(ctx context.Context, dir string, c machineConfig, guest *guestFiles, disk *os.File, saved *savedState) (*machine, error) {
-	m := &machine{dir: dir, console: &tail{}, messages: &tail{}, exited: make(chan struct{})}
+	m := &machine{dir: dir, console: tail.New(tailSize), messages: tail.New(tailSize), exited: make(chan struct{})}
 	if err := m.start(ctx, c, guest, disk, saved); err != nil {
 		return nil, errors.Join(err, m.close())
 	}
@@ -126,13 +127,13 @@ func (m *machine) explain(err error) error {
 	case <-time.After(time.Second): // the socket is closed a moment before the process has ended
 		return err
 	}
-	if said := m.messages.lines(4); said != "" {
+	if said := endOf(m.messages, 4); said != "" {
 		err = fmt.Errorf("%w; QEMU: %s", err, said)
 	}
 	if m.exitErr != nil {
 		err = fmt.Errorf("%w; %w", err, m.exitErr)
 	}
-	if said := m.console.lines(6); said != "" {
+	if said := endOf(m.console, 6); said != "" {
 		err = fmt.Errorf("%w; console: %s", err, said)
 	}
 	return err

@@ -13,32 +13,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aethervm/aether/internal/tail"
 	"github.com/aethervm/aether/internal/testenv"
 )
 
-func TestTail(t *testing.T) {
-	var tl tail
-	for range 1000 {
-		if _, err := tl.Write([]byte("a line of the kernel's log\r\n\x1b[31m\n")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n, err := tl.Write(append(make([]byte, 3*tailSize), "\nKernel panic\n"...)); err != nil || n != 3*tailSize+14 {
-		t.Fatalf("wrote %d, %v", n, err)
-	}
-	if len(tl.buf) > tailSize {
-		t.Errorf("%d bytes are kept", len(tl.buf))
-	}
-	if got := tl.lines(1); got != "Kernel panic" || !tl.contains("panic") {
+func TestEndOf(t *testing.T) {
+	tl := tail.New(tailSize)
+	_, _ = tl.Write([]byte("booting\nKernel panic\n"))
+	if got := endOf(tl, 1); got != "Kernel panic" {
 		t.Errorf("last line %q", got)
 	}
 	_, _ = tl.Write([]byte("registers\nmore\nmore\n"))
-	if got := tl.lines(2); got != "Kernel panic | registers" {
+	if got := endOf(tl, 2); got != "Kernel panic | registers" {
 		t.Errorf("after a panic: %q", got)
 	}
-	tl = tail{}
+	tl = tail.New(tailSize)
 	_, _ = tl.Write([]byte("one\n\n\x1b[2Jtwo\xff\nthree\n"))
-	if got := tl.lines(2); got != "[2Jtwo | three" {
+	if got := endOf(tl, 2); got != "[2Jtwo | three" {
 		t.Errorf("last lines %q", got)
 	}
 }
