@@ -39,6 +39,15 @@ func Run() (string, error) {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("aether-%d", os.Getuid())), nil
 }
 
+// RunOf is the directory below Run for one system, or another part of aether that holds leases.
+func RunOf(system string) (string, error) {
+	run, err := Run()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(run, system), nil
+}
+
 func absolute(name, dir string) (string, error) {
 	if !filepath.IsAbs(dir) {
 		return "", fmt.Errorf("%s=%s: it must be an absolute path", name, dir)

@@ -7,6 +7,7 @@
 package lease
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base32"
 	"errors"
@@ -132,6 +133,24 @@ func Dead(root string) ([]*Lease, error) {
 		dead = append(dead, &Lease{ID: id, Dir: dir, lock: lock})
 	}
 	return dead, nil
+}
+
+// Sweep calls remove for every dead lease below root and adds up what it removed. remove gets the
+// lease as Dead returns it, and must Release or Abandon it. What is left when ctx ends is abandoned.
+func Sweep(ctx context.Context, root string, remove func(context.Context, *Lease) (int, error)) (int, error) {
+	dead, err := Dead(root)
+	swept, errs := 0, []error{err}
+	for _, l := range dead {
+		if ctx.Err() != nil {
+			l.Abandon()
+			errs = append(errs, ctx.Err())
+			continue
+		}
+		n, err := remove(ctx, l)
+		swept += n
+		errs = append(errs, err)
+	}
+	return swept, errors.Join(errs...)
 }
 
 // Abandon lets go of the lock and leaves the directory to a later sweeper.

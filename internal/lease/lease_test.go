@@ -2,6 +2,8 @@ package lease
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -105,5 +107,41 @@ func TestNewIDsDiffer(t *testing.T) {
 			t.Fatalf("bad or repeated ID %q", id)
 		}
 		seen[id] = true
+	}
+}
+
+func TestSweepRemovesTheDeadOnly(t *testing.T) {
+	root := t.TempDir()
+	living, err := Acquire(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := living.Release(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for range 3 {
+		l, err := Acquire(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Abandon() // as its owner's death does
+	}
+	remove := func(_ context.Context, l *Lease) (int, error) { return 2, l.Release() }
+
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if n, err := Sweep(ended, root, remove); n != 0 || !errors.Is(err, context.Canceled) {
+		t.Errorf("with a context that has ended: %d, %v", n, err)
+	}
+	if n, err := Sweep(t.Context(), root, remove); n != 6 || err != nil {
+		t.Errorf("swept %d, %v; want 6", n, err)
+	}
+	if n, err := Sweep(t.Context(), root, remove); n != 0 || err != nil {
+		t.Errorf("swept again: %d, %v", n, err)
+	}
+	if _, err := os.Stat(living.Dir); err != nil {
+		t.Errorf("the living lease: %v", err)
 	}
 }

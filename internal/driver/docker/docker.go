@@ -11,7 +11,6 @@ package docker
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"sync"
 
 	"github.com/aethervm/aether/internal/hostdir"
@@ -56,11 +55,11 @@ var (
 
 // New returns a driver. It fails only where this host has no place for leases.
 func New(opts Options) (*Driver, error) {
-	run, err := hostdir.Run()
+	leases, err := hostdir.RunOf(system)
 	if err != nil {
 		return nil, &sandbox.Error{Op: "open", System: system, Err: sandbox.ErrUnavailable, Detail: err.Error()}
 	}
-	d := &Driver{opts: opts, leases: filepath.Join(run, system), open: map[string]*Sandbox{}}
+	d := &Driver{opts: opts, leases: leases, open: map[string]*Sandbox{}}
 	d.life, d.end = context.WithCancelCause(context.Background())
 	return d, nil
 }

@@ -214,14 +214,6 @@ func (d *Driver) Close() error {
 	return errors.Join(errs...)
 }
 
-func leaseRoot() (string, error) {
-	run, err := hostdir.Run()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(run, System), nil
-}
-
 func disksOf(leaseID string) (string, error) {
 	state, err := hostdir.State()
 	if err != nil {
@@ -231,7 +223,7 @@ func disksOf(leaseID string) (string, error) {
 }
 
 func own() (*ownership, error) {
-	root, err := leaseRoot()
+	root, err := hostdir.RunOf(System)
 	if err != nil {
 		return nil, err
 	}

@@ -8,28 +8,17 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/lease"
 )
 
 // Sweep is sandbox.Driver's.
 func (d *Driver) Sweep(ctx context.Context) (int, error) {
-	root, err := leaseRoot()
+	root, err := hostdir.RunOf(System)
 	if err != nil {
 		return 0, err
 	}
-	dead, err := lease.Dead(root)
-	swept, errs := 0, []error{err}
-	for _, l := range dead {
-		if ctx.Err() != nil {
-			l.Abandon()
-			errs = append(errs, ctx.Err())
-			continue
-		}
-		n, err := sweepLease(ctx, l)
-		swept += n
-		errs = append(errs, err)
-	}
-	return swept, errors.Join(errs...)
+	return lease.Sweep(ctx, root, sweepLease)
 }
 
 // sweepLease removes all that carries the ID of a dead lease.

@@ -212,7 +212,7 @@ func (d *Driver) begin(op string) (*lease.Lease, error) {
 		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrClosed, Detail: "the driver was closed"}
 	}
 	if d.lease == nil {
-		root, err := leaseRoot()
+		root, err := hostdir.RunOf(System)
 		if err != nil {
 			return nil, typed(op, "", err)
 		}
@@ -254,14 +254,6 @@ func (d *Driver) Close() error {
 		errs = append(errs, owned.Release())
 	}
 	return errors.Join(errs...)
-}
-
-func leaseRoot() (string, error) {
-	run, err := hostdir.Run()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(run, System), nil
 }
 
 func findBinary() (string, error) { return findTool(binaryName, "qemu-system-x86") }

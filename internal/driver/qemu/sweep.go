@@ -12,29 +12,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/lease"
 )
 
 // Sweep is sandbox.Driver's. QEMU processes die with their owner, so that it is mostly directories
 // that are left; a process whose owner died in the instant of its birth is found by its name.
 func (d *Driver) Sweep(ctx context.Context) (int, error) {
-	root, err := leaseRoot()
+	root, err := hostdir.RunOf(System)
 	if err != nil {
 		return 0, err
 	}
-	dead, err := lease.Dead(root)
-	swept, errs := 0, []error{err}
-	for _, l := range dead {
-		if ctx.Err() != nil {
-			l.Abandon()
-			errs = append(errs, ctx.Err())
-			continue
-		}
-		n, err := sweepLease(ctx, l)
-		swept += n
-		errs = append(errs, err)
-	}
-	return swept, errors.Join(errs...)
+	return lease.Sweep(ctx, root, sweepLease)
 }
 
 func sweepLease(ctx context.Context, l *lease.Lease) (int, error) {
