@@ -26,10 +26,10 @@ func (r *Runner) ReadFile(ctx context.Context, name string, w io.Writer) error {
 
 // WriteFile is Files.WriteFile.
 func (r *Runner) WriteFile(ctx context.Context, name string, content io.Reader, perm fs.FileMode) error {
-	source := &remembering{r: content}
+	source := &Source{R: content}
 	_, err := r.file(ctx, "write", name, files.ChunkReader(source), nil, strconv.FormatUint(uint64(perm.Perm()), 8))
-	if source.err != nil {
-		return fmt.Errorf("read the content for %s: %w", name, source.err)
+	if source.Err != nil {
+		return fmt.Errorf("read the content for %s: %w", name, source.Err)
 	}
 	return err
 }
@@ -88,18 +88,4 @@ func (r *Runner) decode(op string, out []byte, into any) error {
 		return &sandbox.Error{Op: op, System: r.system, Sandbox: r.id, Err: errAgent, Detail: err.Error()}
 	}
 	return nil
-}
-
-// remembering keeps the first error of a reader other than io.EOF.
-type remembering struct {
-	r   io.Reader
-	err error
-}
-
-func (s *remembering) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
-	}
-	return n, err
 }

@@ -165,10 +165,10 @@ func feed(stream client.HijackedResponse, r io.Reader) <-chan error {
 		return done
 	}
 	go func() {
-		source := &rememberingReader{r: r}
+		source := &oneshot.Source{R: r}
 		_, _ = io.Copy(stream.Conn, source)
 		_ = stream.CloseWrite()
-		done <- source.err
+		done <- source.Err
 	}()
 	return done
 }
@@ -178,20 +178,6 @@ type inputError struct{ err error }
 
 func (e *inputError) Error() string { return "read standard input: " + e.err.Error() }
 func (e *inputError) Unwrap() error { return e.err }
-
-// rememberingReader keeps its error, other than io.EOF.
-type rememberingReader struct {
-	r   io.Reader
-	err error
-}
-
-func (r *rememberingReader) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		r.err = err
-	}
-	return n, err
-}
 
 // refusalPrefix begins what the engine writes, as if it were the program's own output, when the
 // runtime has not started the program.
