@@ -36,13 +36,16 @@ type reading struct {
 	// shmem is the part of pss that is shared memory; hostShmem, all of the host's. What is in the
 	// second and not in the first no process has mapped: guest memory in a memfd, files in a tmpfs.
 	shmem, hostShmem int64
-	kernel           int64
-	available        int64
+	// guest is the part of pss that is RAM of guests; guests, how many processes had some that could be
+	// told apart.
+	guest, guests int64
+	kernel        int64
+	available     int64
 }
 
 // stepDensity adds idle sandboxes and takes the slope of the host's memory over their number.
 func stepDensity(ctx context.Context, s *session) error {
-	var xs, ys []float64
+	var xs, ys, own []float64
 	var base reading
 	var open []sandbox.Sandbox
 	var stop error
@@ -63,11 +66,17 @@ func stepDensity(ctx context.Context, s *session) error {
 		}
 		total := s.recordReading(n, r, base)
 		xs, ys = append(xs, float64(n)), append(ys, total)
+		if r.guests == int64(n) {
+			own = append(own, total-float64(r.guest)/mib)
+		}
 	}
 	if len(xs) < 3 {
 		return stop
 	}
 	s.value("density.idle", slope(xs, ys), "mib")
+	if len(own) == len(xs) { // every sandbox is a VM
+		s.value("density.vmm", slope(xs, own), "mib")
+	}
 	s.value("density.sandboxes", xs[len(xs)-1], "count")
 	return stop
 }
@@ -143,18 +152,22 @@ func (s *session) settle(ctx context.Context, open []sandbox.Sandbox) (reading, 
 
 // read takes one reading.
 func (s *session) read(ctx context.Context, open []sandbox.Sandbox) (reading, error) {
-	pids, err := s.processes(ctx, open)
+	processes, err := s.processes(ctx, open)
 	if err != nil {
 		return reading{}, err
 	}
 	var r reading
-	for pid := range pids {
-		pss, shmem, err := s.memory.pss(pid)
+	for _, p := range processes {
+		m, err := s.memory.process(p)
 		if err != nil {
 			return r, err
 		}
-		r.pss += pss
-		r.shmem += shmem
+		r.pss += m.pss
+		r.shmem += m.shmem
+		if m.known {
+			r.guest += m.guest
+			r.guests++
+		}
 	}
 	info, err := s.memory.meminfo()
 	if err != nil {
@@ -168,11 +181,11 @@ func (s *session) read(ctx context.Context, open []sandbox.Sandbox) (reading, er
 }
 
 // processes are the daemons of the system and the processes that serve the sandboxes, each once.
-func (s *session) processes(ctx context.Context, open []sandbox.Sandbox) (map[int]bool, error) {
-	pids := map[int]bool{}
+func (s *session) processes(ctx context.Context, open []sandbox.Sandbox) (map[int]sandbox.HostProcess, error) {
+	pids := map[int]sandbox.HostProcess{}
 	add := func(processes []sandbox.HostProcess, err error) error {
 		for _, p := range processes {
-			pids[p.PID] = true
+			pids[p.PID] = p
 		}
 		return err
 	}

@@ -207,6 +207,10 @@ func (sb *fakeSandbox) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit,
 			return sandbox.Exit{}, err
 		}
 	}
+	if cmd.Args[0] == "cat" {
+		_, err := io.Copy(cmd.Stdout, cmd.Stdin)
+		return sandbox.Exit{}, err
+	}
 	out, err := sb.answer(cmd)
 	if err == nil && cmd.Stdout != nil {
 		_, err = io.WriteString(cmd.Stdout, out)
@@ -370,7 +374,7 @@ func (sb *fakeSandbox) Snapshot(ctx context.Context, dir string) (sandbox.Snapsh
 }
 
 func (sb *fakeSandbox) HostProcesses(context.Context) ([]sandbox.HostProcess, error) {
-	return []sandbox.HostProcess{{PID: sb.pid, Role: sandbox.RoleGuest}, {PID: 1, Role: sandbox.RoleDaemon}}, nil
+	return []sandbox.HostProcess{{PID: sb.pid, Role: sandbox.RoleGuest, GuestRAM: 256 * mib}, {PID: 1, Role: sandbox.RoleDaemon}}, nil
 }
 
 func (sb *fakeSandbox) Stats(context.Context) (sandbox.Stats, error) {
@@ -395,11 +399,11 @@ func (d plainDriver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.San
 // kernel and 3 MiB in a memfd that nobody maps; a daemon takes 50 MiB.
 type fakeMemory struct{ d *fakeDriver }
 
-func (m fakeMemory) pss(pid int) (total, shmem int64, err error) {
-	if pid == 1 {
-		return 50 * mib, 0, nil
+func (m fakeMemory) process(p sandbox.HostProcess) (processMemory, error) {
+	if p.PID == 1 {
+		return processMemory{pss: 50 * mib}, nil
 	}
-	return 20 * mib, 5 * mib, nil
+	return processMemory{pss: 20 * mib, shmem: 5 * mib, guest: 16 * mib, known: p.GuestRAM > 0}, nil
 }
 
 func (m fakeMemory) meminfo() (map[string]int64, error) {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/host"
+	"github.com/aethervm/aether/sandbox"
 )
 
 // hostOf is the part of the facts about a host that is recorded with results.
@@ -46,27 +47,47 @@ func CurrentHost(ctx context.Context) (Host, error) {
 
 // memory is how the host's memory is read.
 type memory interface {
-	// pss is the proportional set size of a process, and the part of it that is shared memory
-	// (memfd, tmpfs), in bytes. A process that is gone has none and is no error.
-	pss(pid int) (total, shmem int64, err error)
+	// process is the memory of a process. One that is gone has none and is no error.
+	process(p sandbox.HostProcess) (processMemory, error)
 	// meminfo is /proc/meminfo in bytes by field name.
 	meminfo() (map[string]int64, error)
+}
+
+// processMemory is the memory of a process in bytes.
+type processMemory struct {
+	pss   int64 // proportional set size
+	shmem int64 // the part of it that is shared memory (memfd, tmpfs)
+	// guest is the part of it that is the RAM of a guest; known says whether it could be told apart.
+	guest int64
+	known bool
 }
 
 // hostMemory reads /proc.
 type hostMemory struct{}
 
-func (hostMemory) pss(pid int) (total, shmem int64, err error) {
-	fields, err := readRollup(pid)
+func (hostMemory) process(p sandbox.HostProcess) (processMemory, error) {
+	m, err := readProcess(p)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
-		return 0, 0, nil
+		return processMemory{}, nil
 	case errors.Is(err, fs.ErrPermission):
-		return 0, 0, fmt.Errorf("read memory of process %d: %w; run as root", pid, err)
+		return m, fmt.Errorf("read memory of process %d: %w; run as root", p.PID, err)
 	case err != nil:
-		return 0, 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+		return m, fmt.Errorf("read memory of process %d: %w", p.PID, err)
 	}
-	return fields["Pss"], fields["Pss_Shmem"], nil
+	return m, nil
+}
+
+func readProcess(p sandbox.HostProcess) (m processMemory, err error) {
+	fields, err := readRollup(p.PID)
+	if err != nil {
+		return m, err
+	}
+	m.pss, m.shmem = fields["Pss"], fields["Pss_Shmem"]
+	if p.GuestRAM > 0 {
+		m.guest, m.known, err = guestPSS(p.PID, p.GuestRAM)
+	}
+	return m, err
 }
 
 func readRollup(pid int) (host.Memory, error) {

@@ -27,8 +27,10 @@ func metricRules() []metricRule {
 		{"start.burst8.p50_ms", "start.burst8", p50},
 		{"start.burst8.p99_ms", "start.burst8", p99},
 		{"start.close.p50_ms", "start.close", p50},
+		{"start.stream50.p50_ms", "start.stream50", p50},
 
 		{"density.idle_mib", "density.idle", p50},
+		{"density.vmm_mib", "density.vmm", p50},
 		{"density.fixed_mib", "density.fixed", p50},
 		{"density.sandboxes_count", "density.sandboxes", slices.Max[[]float64]},
 

@@ -57,6 +57,7 @@ func TestAllAxes(t *testing.T) {
 			"start.burst8.p50_ms": 110, "start.burst8.p99_ms": 110, "start.close.p50_ms": 0,
 			// 20 in the process, 2 in the kernel, 3 unmapped.
 			"density.idle_mib": 25, "density.fixed_mib": 50, "density.sandboxes_count": 8,
+			"density.vmm_mib": 9, "start.stream50.p50_ms": 10,
 			"snapshot.pause_ratio": 1, "snapshot.memory_survives_ratio": 1, "snapshot.files_survive_ratio": 1,
 			"snapshot.save.p50_ms": 30, "snapshot.restore.p50_ms": 60, "snapshot.disk_mib": 8,
 			"snapshot.fork10.total_ms": 60, "snapshot.fork.unique_ratio": 1, "snapshot.fork.clock_ratio": 1,
@@ -116,7 +117,7 @@ func TestOrderIsInterleavedAndRotated(t *testing.T) {
 		}
 		var want []string
 		for round, order := range []string{"abc", "bca", "cab", "abc"} {
-			for _, step := range []string{"start.cold", "start.python", "start.exec", "start.burst8", "density.sweep"} {
+			for _, step := range []string{"start.cold", "start.python", "start.exec", "start.burst8", "start.stream50", "density.sweep"} {
 				if step == "density.sweep" && round == 3 {
 					continue // three rounds of it are enough
 				}

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
+
+	"github.com/aethervm/aether/sandbox"
 )
 
 const (
-	execsARun = 10
-	burst     = 8
+	execsARun  = 10
+	burst      = 8
+	streamSize = 50 * mib
 )
 
 // stepCold measures the way from Create to the first exec reply, and Close.
@@ -91,4 +95,53 @@ func stepBurst(ctx context.Context, s *session) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// stepStream measures the way of bulk data: 50 MiB through the standard input of cat and back, in a
+// sandbox that has run something.
+func stepStream(ctx context.Context, s *session) error {
+	sb, err := s.create(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := run(ctx, sb, "true"); err != nil {
+		return err
+	}
+	var sent, back pattern
+	start := time.Now()
+	exit, err := sb.Exec(ctx, sandbox.Cmd{Args: []string{"cat"}, Stdin: io.LimitReader(&sent, streamSize), Stdout: &back})
+	if err != nil {
+		return err
+	}
+	if !exit.Success() || back.wrong || back.at != streamSize {
+		return fmt.Errorf("cat: %v; %d of %d bytes came back, wrong: %v", exit, back.at, streamSize, back.wrong)
+	}
+	s.since("start.stream50", start)
+	return nil
+}
+
+// pattern is an endless stream of bytes, each of which says where it is: a reader makes it, a writer
+// checks it.
+type pattern struct {
+	at    int64
+	wrong bool
+}
+
+// patternPeriod has no common factor with the sizes of buffers, so that lost or repeated ones show.
+const patternPeriod = 251
+
+func (p *pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = byte((p.at + int64(i)) % patternPeriod)
+	}
+	p.at += int64(len(b))
+	return len(b), nil
+}
+
+func (p *pattern) Write(b []byte) (int, error) {
+	for i, c := range b {
+		p.wrong = p.wrong || c != byte((p.at+int64(i))%patternPeriod)
+	}
+	p.at += int64(len(b))
+	return len(b), nil
 }

@@ -25,6 +25,7 @@ func steps() []step {
 		{"start.python", AxisStart, everyRound, 2 * time.Minute, stepPython},
 		{"start.exec", AxisStart, everyRound, 3 * time.Minute, stepExec},
 		{"start.burst8", AxisStart, everyRound, 5 * time.Minute, stepBurst},
+		{"start.stream50", AxisStart, everyRound, 3 * time.Minute, stepStream},
 		{"density.sweep", AxisDensity, firstRounds, 10 * time.Minute, stepDensity},
 		{"snapshot.pause", AxisSnapshot, everyRound, 3 * time.Minute, stepPause},
 		{"snapshot.cycle", AxisSnapshot, everyRound, 10 * time.Minute, stepSnapshot},
