@@ -42,7 +42,9 @@ type Region struct {
 type Memory struct {
 	mapping mapping
 	regions []Region
-	file    *os.File // the memory file of New; nil for a fork
+	// What Branch changes: its caller has stopped all that could use the memory meanwhile.
+	file  *os.File // the memory file of New; nil for a fork
+	image *Image   // what this memory is a fork of; nil for memory of New, and of the function Fork
 
 	// users is the number of holders, with the sign bit set once the memory is closed.
 	users   atomic.Int64
@@ -231,6 +233,9 @@ func (m *Memory) Close() error {
 	defer close(m.done)
 	if m.file != nil {
 		err = errors.Join(err, m.file.Close())
+	}
+	if m.image != nil {
+		err = errors.Join(err, m.image.Close())
 	}
 	return err
 }

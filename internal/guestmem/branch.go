@@ -1,0 +1,154 @@
+package guestmem
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxExtents bounds the extents of an image. Each is a mapping in every fork, which takes about a
+// microsecond to make and to free, and a process may have 65,530 (vm.max_map_count).
+const maxExtents = 1024
+
+// Branch makes an image of what the memory holds now, and has the memory go on from it: what is
+// written afterwards is not in the image. It costs the pages written since the memory's own birth, or
+// since the last Branch, never its size.
+//
+// Nobody may write to the memory meanwhile: the VM and all devices are paused. Slices of guest memory
+// and memslots remain valid. When it fails, the memory is as it was.
+func (m *Memory) Branch(p *Pagemap) (*Image, error) {
+	if err := m.Acquire(); err != nil {
+		return nil, fmt.Errorf("branch guest memory: %w", err)
+	}
+	defer m.Release()
+	var err error
+	if m.file != nil {
+		err = m.sealOwn()
+	} else {
+		err = m.sealWritten(p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("branch guest memory: %w", err)
+	}
+	return m.image.hold(), nil
+}
+
+// sealOwn makes a layer of the memory file of New, and this memory a fork of it.
+func (m *Memory) sealOwn() error {
+	size := m.Size()
+	// No writable shared mapping may be left when the file is sealed. What is mapped instead, at the
+	// same place, has the same content.
+	if err := m.mapping.file(0, size, m.file, 0, unix.MAP_PRIVATE); err != nil {
+		return err
+	}
+	if err := seal(m.file); err != nil {
+		return errors.Join(err, m.mapping.file(0, size, m.file, 0, unix.MAP_SHARED))
+	}
+	l := &Layer{file: m.file, size: size}
+	m.file, m.image = nil, holdImage(size, []*layerRef{newLayerRef(l)}, []Extent{l.Extent()})
+	return nil
+}
+
+// sealWritten moves the pages that a fork has written to a layer of their own.
+func (m *Memory) sealWritten(p *Pagemap) error {
+	if m.image == nil {
+		return fmt.Errorf("%w: memory of layers that no image holds", errors.ErrUnsupported)
+	}
+	spans, err := p.written(m.mapping)
+	if err != nil || len(spans) == 0 {
+		return err
+	}
+	spans = bridge(m.image.extents, spans, maxExtents)
+	layer, extents, err := m.copyOut(spans)
+	if err != nil {
+		return err
+	}
+	old := m.image
+	m.image = holdImage(old.size, append(slices.Clone(old.refs), newLayerRef(layer)), overlay(old.extents, extents))
+	// From here on nothing can go wrong. A page that is not given back is still this memory's own, of
+	// the same content, and will be taken for a written one the next time.
+	for _, e := range extents {
+		if layer.mapInto(m.mapping, e) != nil {
+			break // out of mappings
+		}
+	}
+	return old.Close()
+}
+
+// copyOut makes a layer of runs of RAM, one after the other.
+func (m *Memory) copyOut(spans []span) (_ *Layer, _ []Extent, err error) {
+	var size uint64
+	for _, s := range spans {
+		size += s.end - s.start
+	}
+	file, err := memfd(size)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Close()
+		}
+	}()
+	l := &Layer{file: file, size: size}
+	extents := make([]Extent, 0, len(spans))
+	var at uint64
+	for _, s := range spans {
+		if err := writeAll(file, m.mapping.mem[s.start:s.end], int64(at)); err != nil {
+			return nil, nil, err
+		}
+		extents = append(extents, Extent{RAM: s.start, Size: s.end - s.start, Layer: l, Offset: at})
+		at += s.end - s.start
+	}
+	return l, extents, seal(file)
+}
+
+// writeAll has the kernel copy straight from the guest's memory.
+func writeAll(file *os.File, p []byte, off int64) error {
+	if _, err := file.WriteAt(p, off); err != nil {
+		return fmt.Errorf("copy guest memory to a layer: %w", err)
+	}
+	return nil
+}
+
+// bridge fills the smallest gaps between runs until the image that results has no more than limit
+// extents. The pages in a gap are copied though nobody has written them, which costs memory, but less
+// time in every fork than a mapping more.
+func bridge(lower []Extent, spans []span, limit int) []span {
+	for gap := uint64(minGap); ; gap *= 2 {
+		spans = joinGaps(spans, gap)
+		if len(spans) == 1 || countExtents(lower, spans) <= limit {
+			return spans
+		}
+	}
+}
+
+// minGap is the gap that is always filled: four pages copy in less time than a mapping takes.
+const minGap = 4 * PageSize
+
+func joinGaps(spans []span, gap uint64) []span {
+	out := spans[:1]
+	for _, s := range spans[1:] {
+		if last := &out[len(out)-1]; s.start-last.end <= gap {
+			last.end = s.end
+		} else {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// countExtents is how many there are when spans have covered lower.
+func countExtents(lower []Extent, spans []span) int {
+	upper := make([]Extent, len(spans))
+	for i, s := range spans {
+		upper[i] = Extent{RAM: s.start, Size: s.end - s.start, Layer: countingLayer, Offset: uint64(i) << 32}
+	}
+	return len(overlay(lower, upper))
+}
+
+// countingLayer stands for one that is still to be made.
+var countingLayer = &Layer{}
