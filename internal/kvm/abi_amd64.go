@@ -61,11 +61,50 @@ type userMemoryRegion struct {
 	guestPhysAddr, memorySize, userspaceAddr uint64
 }
 
+// enableCap is struct kvm_enable_cap.
+type enableCap struct {
+	_          structs.HostLayout
+	cap, flags uint32
+	args       [4]uint64
+	_          [64]uint8
+}
+
+// msi is struct kvm_msi.
+type msi struct {
+	_       structs.HostLayout
+	address uint64 // address_lo and address_hi
+	data    uint32
+	flags   uint32
+	devid   uint32
+	_       [12]uint8
+}
+
+// clockData is struct kvm_clock_data.
+type clockData struct {
+	_        structs.HostLayout
+	clock    uint64
+	flags    uint32
+	_        uint32
+	realtime uint64
+	hostTSC  uint64
+	_        [4]uint32
+}
+
+// Parts of a vCPU's state that are kept as the kernel wrote them.
+type (
+	lapicState [1024]byte // struct kvm_lapic_state
+	mpState    uint32     // struct kvm_mp_state
+	vcpuEvents [64]byte   // struct kvm_vcpu_events
+	debugRegs  [128]byte  // struct kvm_debugregs
+	xsave      [4096]byte // struct kvm_xsave
+	xcrs       [392]byte  // struct kvm_xcrs
+)
+
 // The kernel's counted arrays, with as much room as this package uses. Today's kernels report
-// about 50 CPUID entries; the kernel itself stops at 256.
+// about 50 CPUID entries and 150 MSRs; the kernel itself stops at 256 and 512.
 const (
 	maxCPUIDEntries = 256
-	maxMSREntries   = 64
+	maxMSREntries   = 512
 )
 
 type cpuid2 struct {
@@ -80,6 +119,12 @@ type msrs struct {
 	nmsrs   uint32
 	_       uint32
 	entries [maxMSREntries]MSREntry
+}
+
+type msrList struct {
+	_       structs.HostLayout
+	nmsrs   uint32
+	indices [maxMSREntries]uint32
 }
 
 // runPage is the head of struct kvm_run, the page that the kernel shares with this process for

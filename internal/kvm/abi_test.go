@@ -32,6 +32,16 @@ func TestStructsMatchHeaders(t *testing.T) {
 		"kvm_cpuid2":                  reflect.TypeFor[cpuid2](),
 		"kvm_msr_entry":               reflect.TypeFor[MSREntry](),
 		"kvm_msrs":                    reflect.TypeFor[msrs](),
+		"kvm_msr_list":                reflect.TypeFor[msrList](),
+		"kvm_enable_cap":              reflect.TypeFor[enableCap](),
+		"kvm_msi":                     reflect.TypeFor[msi](),
+		"kvm_clock_data":              reflect.TypeFor[clockData](),
+		"kvm_lapic_state":             reflect.TypeFor[lapicState](),
+		"kvm_mp_state":                reflect.TypeFor[mpState](),
+		"kvm_vcpu_events":             reflect.TypeFor[vcpuEvents](),
+		"kvm_debugregs":               reflect.TypeFor[debugRegs](),
+		"kvm_xsave":                   reflect.TypeFor[xsave](),
+		"kvm_xcrs":                    reflect.TypeFor[xcrs](),
 		"kvm_run":                     reflect.TypeFor[runPage](),
 	}
 	seen := map[string]bool{}

@@ -80,3 +80,70 @@ func (c *VCPU) SetMSRs(entries ...MSREntry) error {
 	}
 	return nil
 }
+
+// getMSRs reads the registers that the entries name, in order, up to the first that the kernel
+// refuses, and returns how many it has read.
+func (c *VCPU) getMSRs(entries []MSREntry) (int, error) {
+	list := msrs{nmsrs: uint32(min(len(entries), maxMSREntries))}
+	copy(list.entries[:], entries)
+	n, err := c.fd.ioctl("KVM_GET_MSRS", ioGetMSRs, unsafe.Pointer(&list))
+	if err != nil {
+		return 0, err
+	}
+	return copy(entries, list.entries[:n]), nil
+}
+
+func (s *System) getMSRIndexList(list *msrList) error {
+	_, err := s.fd.ioctl("KVM_GET_MSR_INDEX_LIST", ioGetMSRIndexList, unsafe.Pointer(list))
+	return err
+}
+
+func (v *VM) enableCap(name string, c Cap, arg uint64) error {
+	e := enableCap{cap: uint32(c), args: [4]uint64{arg}}
+	_, err := v.fd.ioctl("KVM_ENABLE_CAP "+name, ioEnableCap, unsafe.Pointer(&e))
+	return err
+}
+
+func (v *VM) signalMSI(m *msi) (int, error) {
+	return v.fd.ioctl("KVM_SIGNAL_MSI", ioSignalMSI, unsafe.Pointer(m))
+}
+
+func (v *VM) getClock(c *clockData) error {
+	_, err := v.fd.ioctl("KVM_GET_CLOCK", ioGetClock, unsafe.Pointer(c))
+	return err
+}
+
+func (v *VM) setClock(c *clockData) error {
+	_, err := v.fd.ioctl("KVM_SET_CLOCK", ioSetClock, unsafe.Pointer(c))
+	return err
+}
+
+// stateIoctl reads or writes a part of the vCPU's state.
+type stateIoctl struct {
+	name     string
+	get, set uintptr
+	part     func(*VCPUState) unsafe.Pointer
+}
+
+// stateIoctls in the order in which they are set: what interrupt controllers and registers accept
+// depends on the processor's mode, and pending events on all of it. Set them after CPUID.
+var stateIoctls = [...]stateIoctl{
+	{"SREGS", ioGetSregs, ioSetSregs, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.Sregs) }},
+	{xcrsPart, ioGetXCRs, ioSetXCRs, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.xcrs) }},
+	{"XSAVE", ioGetXSave, ioSetXSave, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.xsave) }},
+	{"REGS", ioGetRegs, ioSetRegs, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.Regs) }},
+	{"DEBUGREGS", ioGetDebugRegs, ioSetDebugRegs, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.debugRegs) }},
+	{lapicPart, ioGetLAPIC, ioSetLAPIC, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.lapic) }},
+	{"MP_STATE", ioGetMPState, ioSetMPState, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.mpState) }},
+	{"VCPU_EVENTS", ioGetVCPUEvents, ioSetVCPUEvents, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.events) }},
+}
+
+func (c *VCPU) getPart(i *stateIoctl, s *VCPUState) error {
+	_, err := c.fd.ioctl("KVM_GET_"+i.name, i.get, i.part(s)) // s is on the heap or the caller's stack for all of the call
+	return err
+}
+
+func (c *VCPU) setPart(i *stateIoctl, s *VCPUState) error {
+	_, err := c.fd.ioctl("KVM_SET_"+i.name, i.set, i.part(s))
+	return err
+}

@@ -48,8 +48,7 @@ func capabilities() check {
 		{"KVM_CAP_USER_MEMORY", CapUserMemory},
 		{"KVM_CAP_SET_TSS_ADDR", CapSetTSSAddr},
 		{"KVM_CAP_EXT_CPUID", CapExtCPUID},
-		{"KVM_CAP_IRQFD", CapIRQFD},
-		{"KVM_CAP_IOEVENTFD", CapIOEventFD},
+		{"KVM_CAP_SIGNAL_MSI", CapSignalMSI},
 		{"KVM_CAP_SPLIT_IRQCHIP", CapSplitIRQChip},
 		{"KVM_CAP_IMMEDIATE_EXIT", CapImmediateExit},
 	}

@@ -76,6 +76,9 @@ type MMIO struct {
 	Data  [8]byte
 }
 
+// mmioDataOffset is where in the exit's details the data of an MMIO access is.
+const mmioDataOffset = 8
+
 // decodeExit reads the page at the start of shared. It was written by the kernel, in part with
 // values of the guest's choice; lengths and offsets are checked all the same.
 func decodeExit(page *runPage, shared []byte) Exit {
@@ -91,7 +94,7 @@ func decodeExit(page *runPage, shared []byte) Exit {
 		}
 	case ExitMMIO:
 		e.MMIO = MMIO{Addr: le.Uint64(u), Len: min(le.Uint32(u[16:]), 8), Write: u[20] != 0}
-		copy(e.MMIO.Data[:], u[8:16])
+		copy(e.MMIO.Data[:], u[mmioDataOffset:])
 	case ExitFailEntry:
 		e.Code = le.Uint64(u)
 	case ExitInternalError:

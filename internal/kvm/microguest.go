@@ -32,7 +32,12 @@ type microGuest struct {
 
 // newMicroGuest makes a VM whose memory holds code at the given addresses. The vCPU is as after
 // reset, with the CPUID that the host supports.
-func newMicroGuest(s *System, code map[uint64][]byte) (_ *microGuest, err error) {
+func newMicroGuest(s *System, code map[uint64][]byte) (*microGuest, error) {
+	return newMicroGuestWith(s, code, func(*VM) error { return nil })
+}
+
+// newMicroGuestWith lets setUp add to the VM between its memory and its vCPU.
+func newMicroGuestWith(s *System, code map[uint64][]byte, setUp func(*VM) error) (_ *microGuest, err error) {
 	g := &microGuest{}
 	defer func() {
 		if err != nil {
@@ -56,6 +61,9 @@ func newMicroGuest(s *System, code map[uint64][]byte) (_ *microGuest, err error)
 		return nil, err
 	}
 	if err = g.vm.SetTSSAddr(guestTSS); err != nil {
+		return nil, err
+	}
+	if err = setUp(g.vm); err != nil {
 		return nil, err
 	}
 	if g.vcpu, err = g.vm.CreateVCPU(0); err != nil {

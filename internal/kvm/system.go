@@ -2,6 +2,8 @@ package kvm
 
 import (
 	"fmt"
+	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +27,22 @@ func Open() (*System, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", Device, err)
 	}
+	return newSystem(raw)
+}
+
+// OpenFile is Open for a process that cannot open the device, but was given it, open for reading and
+// writing. The file stays the caller's.
+func OpenFile(f *os.File) (*System, error) {
+	raw, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	runtime.KeepAlive(f)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: duplicate %s: %w", Device, f.Name(), err)
+	}
+	return newSystem(raw)
+}
+
+// newSystem takes over raw.
+func newSystem(raw int) (*System, error) {
 	s := &System{fd: newFD(raw, Device)}
 	if err := s.check(); err != nil {
 		_ = s.Close()

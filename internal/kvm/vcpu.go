@@ -62,6 +62,16 @@ func (c *VCPU) Run() (Exit, error) {
 	}
 }
 
+// SetMMIOData is the answer to an MMIO exit that is a read; the next Run gives it to the guest. It is
+// for the goroutine that calls Run.
+func (c *VCPU) SetMMIOData(data []byte) {
+	c.run.Lock()
+	defer c.run.Unlock()
+	if c.shared != nil {
+		copy(c.page.exit[mmioDataOffset:mmioDataOffset+8], data)
+	}
+}
+
 func (c *VCPU) setThread(tid int) {
 	c.kick.Lock()
 	defer c.kick.Unlock()

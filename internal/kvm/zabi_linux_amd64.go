@@ -9,16 +9,35 @@ const (
 	ioCheckExtension      = 0xae03     // KVM_CHECK_EXTENSION
 	ioGetVCPUMmapSize     = 0xae04     // KVM_GET_VCPU_MMAP_SIZE
 	ioGetSupportedCPUID   = 0xc008ae05 // KVM_GET_SUPPORTED_CPUID
+	ioGetMSRIndexList     = 0xc004ae02 // KVM_GET_MSR_INDEX_LIST
 	ioCreateVCPU          = 0xae41     // KVM_CREATE_VCPU
 	ioSetUserMemoryRegion = 0x4020ae46 // KVM_SET_USER_MEMORY_REGION
 	ioSetTSSAddr          = 0xae47     // KVM_SET_TSS_ADDR
+	ioEnableCap           = 0x4068aea3 // KVM_ENABLE_CAP
+	ioSignalMSI           = 0x4020aea5 // KVM_SIGNAL_MSI
 	ioRun                 = 0xae80     // KVM_RUN
 	ioGetRegs             = 0x8090ae81 // KVM_GET_REGS
 	ioSetRegs             = 0x4090ae82 // KVM_SET_REGS
 	ioGetSregs            = 0x8138ae83 // KVM_GET_SREGS
 	ioSetSregs            = 0x4138ae84 // KVM_SET_SREGS
+	ioGetMSRs             = 0xc008ae88 // KVM_GET_MSRS
 	ioSetMSRs             = 0x4008ae89 // KVM_SET_MSRS
 	ioSetCPUID2           = 0x4008ae90 // KVM_SET_CPUID2
+	ioGetLAPIC            = 0x8400ae8e // KVM_GET_LAPIC
+	ioSetLAPIC            = 0x4400ae8f // KVM_SET_LAPIC
+	ioGetMPState          = 0x8004ae98 // KVM_GET_MP_STATE
+	ioSetMPState          = 0x4004ae99 // KVM_SET_MP_STATE
+	ioGetVCPUEvents       = 0x8040ae9f // KVM_GET_VCPU_EVENTS
+	ioSetVCPUEvents       = 0x4040aea0 // KVM_SET_VCPU_EVENTS
+	ioGetDebugRegs        = 0x8080aea1 // KVM_GET_DEBUGREGS
+	ioSetDebugRegs        = 0x4080aea2 // KVM_SET_DEBUGREGS
+	ioGetXSave            = 0x9000aea4 // KVM_GET_XSAVE
+	ioSetXSave            = 0x5000aea5 // KVM_SET_XSAVE
+	ioGetXCRs             = 0x8188aea6 // KVM_GET_XCRS
+	ioSetXCRs             = 0x4188aea7 // KVM_SET_XCRS
+	ioKVMClockCtrl        = 0xaead     // KVM_KVMCLOCK_CTRL
+	ioGetClock            = 0x8030ae7c // KVM_GET_CLOCK
+	ioSetClock            = 0x4030ae7b // KVM_SET_CLOCK
 )
 
 // Versions and fixed positions.
@@ -35,8 +54,7 @@ const (
 	CapNrVCPUs          Cap = 0x9  // KVM_CAP_NR_VCPUS
 	CapNrMemslots       Cap = 0xa  // KVM_CAP_NR_MEMSLOTS
 	CapMaxVCPUs         Cap = 0x42 // KVM_CAP_MAX_VCPUS
-	CapIRQFD            Cap = 0x20 // KVM_CAP_IRQFD
-	CapIOEventFD        Cap = 0x24 // KVM_CAP_IOEVENTFD
+	CapSignalMSI        Cap = 0x4d // KVM_CAP_SIGNAL_MSI
 	CapTSCDeadlineTimer Cap = 0x48 // KVM_CAP_TSC_DEADLINE_TIMER
 	CapSplitIRQChip     Cap = 0x79 // KVM_CAP_SPLIT_IRQCHIP
 	CapImmediateExit    Cap = 0x88 // KVM_CAP_IMMEDIATE_EXIT

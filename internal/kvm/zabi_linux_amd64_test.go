@@ -90,6 +90,33 @@ var headerLayouts = []headerLayout{
 		{"nmsrs", "nmsrs", 0},
 		{"entries", "entries", 8},
 	}},
+	{c: "kvm_msr_list", size: 0, fields: []headerField{
+		{"nmsrs", "nmsrs", 0},
+		{"indices", "indices", 4},
+	}},
+	{c: "kvm_enable_cap", size: 104, fields: []headerField{
+		{"cap", "cap", 0},
+		{"flags", "flags", 4},
+		{"args", "args", 8},
+	}},
+	{c: "kvm_msi", size: 32, fields: []headerField{
+		{"address_lo", "address", 0},
+		{"data", "data", 8},
+		{"flags", "flags", 12},
+		{"devid", "devid", 16},
+	}},
+	{c: "kvm_clock_data", size: 48, fields: []headerField{
+		{"clock", "clock", 0},
+		{"flags", "flags", 8},
+		{"realtime", "realtime", 16},
+		{"host_tsc", "hostTSC", 24},
+	}},
+	{c: "kvm_lapic_state", size: 1024, fields: []headerField{}},
+	{c: "kvm_mp_state", size: 4, fields: []headerField{}},
+	{c: "kvm_vcpu_events", size: 64, fields: []headerField{}},
+	{c: "kvm_debugregs", size: 128, fields: []headerField{}},
+	{c: "kvm_xsave", size: 4096, fields: []headerField{}},
+	{c: "kvm_xcrs", size: 392, fields: []headerField{}},
 	{c: "kvm_run", size: 0, fields: []headerField{
 		{"request_interrupt_window", "control", 0},
 		{"exit_reason", "exitReason", 8},
