@@ -18,8 +18,12 @@ import (
 // before the connection is given up.
 const killPatience = 5 * time.Second
 
-// maxEntries bounds what a guest can make the host hold for one listing.
-const maxEntries = 1 << 20
+// maxEntries and maxNames, in bytes of names and link targets, bound what a guest can make the host
+// hold for one listing.
+const (
+	maxEntries = 1 << 20
+	maxNames   = 64 << 20
+)
 
 // Client does operations on a guest, each on a connection of its own. Its methods may be called
 // concurrently. Errors of the guest are Failures; those of the connection are passed on as they
@@ -91,10 +95,12 @@ func (c *Client) WriteFile(ctx context.Context, name string, r io.Reader, perm f
 
 // ReadDir lists a directory.
 func (c *Client) ReadDir(ctx context.Context, name string) ([]sandbox.FileInfo, error) {
-	list := []sandbox.FileInfo{}
+	list, names := []sandbox.FileInfo{}, 0
 	_, err := c.do(ctx, Request{Op: OpList, Path: name}, &call{entry: func(f sandbox.FileInfo) error {
-		if list = append(list, f); len(list) > maxEntries {
-			return fmt.Errorf("%w: more than %d directory entries", ErrProtocol, maxEntries)
+		list = append(list, f)
+		names += len(f.Name) + len(f.Target)
+		if len(list) > maxEntries || names > maxNames {
+			return fmt.Errorf("%w: more than %d directory entries, or %d bytes of them", ErrProtocol, maxEntries, maxNames)
 		}
 		return nil
 	}})

@@ -19,7 +19,20 @@ import (
 )
 
 // Version is that of the protocol. It is in every request; a guest refuses any other.
-const Version = 1
+const Version = 2
+
+// Port is the vsock port on which the agent listens in a guest that has sockets to its host. There each
+// operation has a connection of its own, without a multiplexer.
+const Port = 1024
+
+// What the agent's init is told on the kernel's command line, after "--": which channel it is to serve.
+const (
+	// InitSerial is for the virtio-serial port aether.agent.
+	InitSerial = "init"
+	// InitVsock is for Port. The agent listens before it loads the socket driver, so that a host that
+	// asks for a connection before the guest has started gets it as soon as it can be had.
+	InitVsock = "init vsock"
+)
 
 const (
 	// MaxData caps the payload of a frame that carries bulk data.

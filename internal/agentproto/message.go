@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"net/netip"
 	"time"
 
 	"github.com/aethervm/aether/sandbox"
@@ -68,6 +69,44 @@ type Config struct {
 	// Processes and MemoryBytes bound all programs taken together; 0 leaves the bound alone.
 	Processes   int
 	MemoryBytes int64
+	// Network sets up the guest's network card. Without an address it leaves it alone.
+	Network Network
+}
+
+// Network is the addresses of a guest's network card, IPv4.
+type Network struct {
+	// Address is the guest's, and its network.
+	Address netip.Prefix
+	// Gateway is the default route and the name server.
+	Gateway netip.Addr
+	// MAC is the card's hardware address.
+	MAC [6]byte
+}
+
+func (n Network) append(b []byte) []byte {
+	if !n.Address.IsValid() {
+		return append(b, 0)
+	}
+	address, gateway := n.Address.Addr().As4(), n.Gateway.As4()
+	b = append(b, 1)
+	b = append(append(b, address[:]...), byte(n.Address.Bits()))
+	return append(append(b, gateway[:]...), n.MAC[:]...)
+}
+
+func (d *decoder) network() (n Network) {
+	if !d.bool() {
+		return Network{}
+	}
+	var address, gateway [4]byte
+	d.fill(address[:])
+	bits := d.byte()
+	d.fill(gateway[:])
+	d.fill(n.MAC[:])
+	n.Address, n.Gateway = netip.PrefixFrom(netip.AddrFrom4(address), int(bits)), netip.AddrFrom4(gateway)
+	if bits > 32 {
+		d.fail("network of more than 32 bits")
+	}
+	return n
 }
 
 // maxEntropy is more than any seed needs.
@@ -96,6 +135,7 @@ func (r Request) Append(b []byte) []byte {
 		b = appendString(b, string(c.Entropy))
 		b = binary.AppendUvarint(b, uint64(c.Processes))
 		b = binary.AppendUvarint(b, uint64(c.MemoryBytes))
+		b = c.Network.append(b)
 	}
 	return b
 }
@@ -125,6 +165,7 @@ func DecodeRequest(payload []byte) (Request, error) {
 		r.Config = Config{Hostname: d.string(), Now: d.time(), Entropy: []byte(d.string())}
 		r.Config.Processes = int(d.bounded(sandbox.MaxProcesses))
 		r.Config.MemoryBytes = int64(d.bounded(math.MaxInt64))
+		r.Config.Network = d.network()
 		if len(r.Config.Entropy) > maxEntropy || len(r.Config.Hostname) > 64 {
 			d.fail("config out of range")
 		}

@@ -44,6 +44,15 @@ func (d *decoder) byte() byte {
 	return v
 }
 
+// fill takes as many bytes as b has.
+func (d *decoder) fill(b []byte) {
+	if len(d.rest) < len(b) {
+		d.fail("too short")
+		return
+	}
+	d.rest = d.rest[copy(b, d.rest):]
+}
+
 func (d *decoder) uint() uint64 {
 	v, n := binary.Uvarint(d.rest)
 	if n <= 0 {

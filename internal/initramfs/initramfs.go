@@ -25,13 +25,19 @@ type File struct {
 	Data []byte
 }
 
+// trailer is the name of the entry that ends an archive.
+const trailer = "TRAILER!!!"
+
 // Write writes an archive of files, and of the directories that they are in, to w.
 func Write(w io.Writer, files []File) error {
 	archive := cpio.NewWriter(w)
 	made := map[string]bool{".": true}
 	for _, f := range files {
-		if f.Name == "" || path.IsAbs(f.Name) || path.Clean(f.Name) != f.Name || strings.HasPrefix(f.Name, "..") {
+		if f.Name == "" || f.Name == "." || path.IsAbs(f.Name) || path.Clean(f.Name) != f.Name || strings.HasPrefix(f.Name, "..") {
 			return fmt.Errorf("initramfs: %q is no plain relative path", f.Name)
+		}
+		if top, _, _ := strings.Cut(f.Name, "/"); top == trailer || strings.Contains(f.Name, "\x00") {
+			return fmt.Errorf("initramfs: %q would end the archive or the name", f.Name)
 		}
 		if err := addParents(archive, made, path.Dir(f.Name)); err != nil {
 			return fmt.Errorf("initramfs: %s: %w", f.Name, err)

@@ -65,7 +65,8 @@ func TestWrite(t *testing.T) {
 
 func TestWriteRefuses(t *testing.T) {
 	for _, f := range []File{
-		{Name: ""}, {Name: "/abs"}, {Name: "a/../b"}, {Name: "../up"}, {Name: "a//b"},
+		{Name: ""}, {Name: "/abs"}, {Name: "a/../b"}, {Name: "../up"}, {Name: "a//b"}, {Name: "."},
+		{Name: "TRAILER!!!"}, {Name: "TRAILER!!!/x"}, {Name: "a\x00b"},
 		{Name: "x", Source: "/no/such/file"},
 	} {
 		if err := Write(io.Discard, []File{f}); err == nil {

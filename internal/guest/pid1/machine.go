@@ -100,6 +100,9 @@ func (m *machine) Configure(c agentproto.Config) error {
 			return err
 		}
 	}
+	if c.Network.Address.IsValid() {
+		return setUpNetwork(c.Network)
+	}
 	return nil
 }
 

@@ -15,8 +15,9 @@ import (
 // which they are to be loaded. They lie beside it, uncompressed.
 const moduleList = "/modules/order"
 
-// loadModules loads the modules of a list. A missing list is one of a kernel that needs none.
-func loadModules(list string) error {
+// loadModules loads the modules of a list. A missing list is one of a kernel that needs none. before is
+// called with the name of each.
+func loadModules(list string, before func(name string) error) error {
 	text, err := os.ReadFile(list)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -25,6 +26,9 @@ func loadModules(list string) error {
 		return err
 	}
 	for name := range strings.FieldsSeq(string(text)) {
+		if err := before(name); err != nil {
+			return err
+		}
 		if err := loadModule(filepath.Join(filepath.Dir(list), name+".ko")); err != nil {
 			return err
 		}

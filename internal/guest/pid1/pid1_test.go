@@ -12,21 +12,26 @@ import (
 )
 
 func TestRunRefuses(t *testing.T) {
-	if err := Run(); err == nil {
+	if err := Run(Serial()); err == nil {
 		t.Error("a process that is not PID 1 became init")
 	}
 }
 
 func TestLoadModules(t *testing.T) {
 	dir := t.TempDir()
-	if err := loadModules(filepath.Join(dir, "order")); err != nil {
+	var seen []string
+	before := func(name string) error {
+		seen = append(seen, name)
+		return nil
+	}
+	if err := loadModules(filepath.Join(dir, "order"), before); err != nil {
 		t.Errorf("without a list: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "order"), []byte("missing\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := loadModules(filepath.Join(dir, "order")); err == nil {
-		t.Error("a module that is not there was loaded")
+	if err := loadModules(filepath.Join(dir, "order"), before); err == nil || len(seen) != 1 || seen[0] != "missing" {
+		t.Errorf("a module that is not there was loaded: %v, after %q", err, seen)
 	}
 }
 
