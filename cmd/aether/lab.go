@@ -31,7 +31,7 @@ host, however busy.
   aether lab run -- aether doctor
   aether lab run --icount -- python3 -c 'print(6*7)'
 
-It needs QEMU. It is kept in the directory lab below /var/lib/aether (see AETHER_STATE in
+It is kept in the directory lab below /var/lib/aether (see AETHER_STATE in
 "aether image --help").`,
 		Args: commandArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -55,7 +55,7 @@ mkfs.erofs and a Debian mirror; "aether lab run" needs none of these.
 
   aether lab build
 
-It prints the names of the lab's two images: the same content always has the same name.`,
+It prints the names of what the lab is made of: the same content always has the same name.`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			state, err := hostdir.State()

@@ -51,9 +51,6 @@ func Build(ctx context.Context, dir, state string, progress func(phase string)) 
 }
 
 func build(ctx context.Context, dir, state string, progress func(string)) (_ Image, err error) {
-	if _, err := findTool(qemuBinary, qemuPackage); err != nil {
-		return Image{}, err
-	}
 	peers, peersKey, hold, err := findPeers(state)
 	if err != nil {
 		return Image{}, err
@@ -66,6 +63,10 @@ func build(ctx context.Context, dir, state string, progress func(string)) (_ Ima
 	defer func() { err = errors.Join(err, removeTree(work.Dir), work.Release()) }()
 
 	i := Image{Base: basePrefix + baseKey(), Peers: peersPrefix + peersKey, dir: dir}
+	old, openErr := Open(dir) // old is empty on error
+	if i.Emulator, err = ensureEmulator(ctx, dir, work.Dir, old, progress); err != nil {
+		return Image{}, err
+	}
 	err = ensure(filepath.Join(dir, i.Base), filepath.Join(work.Dir, "base"), func(tmp string) error {
 		return makeBase(ctx, tmp, work.Dir, progress)
 	})
@@ -78,7 +79,7 @@ func build(ctx context.Context, dir, state string, progress func(string)) (_ Ima
 	if err != nil {
 		return Image{}, err
 	}
-	if old, err := Open(dir); err == nil && old.Base == i.Base && old.Peers == i.Peers {
+	if openErr == nil && old.Base == i.Base && old.Peers == i.Peers && old.Emulator == i.Emulator {
 		return old, removeOthers(dir, old)
 	}
 	if err := i.publish(work.Dir); err != nil {
@@ -109,9 +110,11 @@ func (i *Image) publish(work string) error {
 	}
 	i.Kernel, i.early = m.Kernel, m.Early
 	i.Created = time.Now().UTC().Truncate(time.Second)
-	for _, name := range []string{
-		filepath.Join(i.Base, diskName), filepath.Join(i.Base, vmlinuxName), filepath.Join(i.Peers, diskName),
-	} {
+	files := []string{filepath.Join(i.Base, diskName), filepath.Join(i.Base, vmlinuxName), filepath.Join(i.Peers, diskName)}
+	if i.Emulator != "" {
+		files = append(files, filepath.Join(i.Emulator, qemuBinary))
+	}
+	for _, name := range files {
 		info, err := os.Stat(filepath.Join(i.dir, name))
 		if err != nil {
 			return err
@@ -134,10 +137,10 @@ func removeOthers(dir string, current Image) error {
 	var errs []error
 	for _, e := range entries {
 		name := e.Name()
-		if name == current.Base || name == current.Peers {
+		if name == current.Base || name == current.Peers || name == current.Emulator {
 			continue
 		}
-		if strings.HasPrefix(name, basePrefix) || strings.HasPrefix(name, peersPrefix) {
+		if strings.HasPrefix(name, basePrefix) || strings.HasPrefix(name, peersPrefix) || strings.HasPrefix(name, emulatorPrefix) {
 			errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
 		}
 	}

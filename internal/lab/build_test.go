@@ -12,22 +12,22 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-// fakeBase makes a directory that has a base of the current recipe already, which takes a Debian
-// mirror to make, and a state directory with something to collect.
+// fakeBase makes a directory that has a base and an emulator of the current recipe already, which take a
+// Debian mirror to make, and a state directory with something to collect.
 func fakeBase(t *testing.T) (dir, state string) {
 	t.Helper()
-	for name, pkg := range map[string]string{qemuBinary: qemuPackage, "mkfs.erofs": "erofs-utils"} {
-		if _, err := findTool(name, pkg); err != nil {
-			testenv.Require(t, "LAB", err.Error())
-		}
+	if _, err := findTool("mkfs.erofs", "erofs-utils"); err != nil {
+		testenv.Require(t, "LAB", err.Error())
 	}
 	dir, state = t.TempDir(), t.TempDir()
-	base := filepath.Join(dir, basePrefix+baseKey())
+	base, emulator := filepath.Join(dir, basePrefix+baseKey()), filepath.Join(dir, emulatorPrefix+emulatorKey())
 	err := errors.Join(
 		os.Mkdir(base, 0o755),
 		writeJSON(filepath.Join(base, manifestName), manifest{Kernel: "6.1", Early: []string{"a.ko"}}),
 		os.WriteFile(filepath.Join(base, vmlinuxName), []byte("kernel"), 0o644),
 		os.WriteFile(filepath.Join(base, diskName), []byte("disk"), 0o644),
+		os.Mkdir(emulator, 0o755),
+		os.WriteFile(filepath.Join(emulator, qemuBinary), []byte("emulator"), 0o755),
 		os.MkdirAll(filepath.Join(state, "kernels/6.1"), 0o755),
 		os.MkdirAll(filepath.Join(state, "bin"), 0o755),
 		os.WriteFile(filepath.Join(state, "bin/runsc"), []byte("one"), 0o755),
@@ -109,11 +109,12 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := filepath.Join(dir, built.Base)
-	other, away, bad := built, built, manifest{Kernel: "6.1", Early: []string{"../../x"}}
-	other.Base, away.Peers = "base-0", "../peers"
+	other, olderQEMU, away, bad := built, built, built, manifest{Kernel: "6.1", Early: []string{"../../x"}}
+	other.Base, olderQEMU.Emulator, away.Peers = "base-0", "emulator-0", "../peers"
 	for name, damage := range map[string]func() error{
 		"no JSON":         func() error { return os.WriteFile(filepath.Join(dir, setName), []byte("{"), 0o644) },
 		"another version": func() error { return writeJSON(filepath.Join(dir, setName), other) },
+		"another QEMU":    func() error { return writeJSON(filepath.Join(dir, setName), olderQEMU) },
 		"another place":   func() error { return writeJSON(filepath.Join(dir, setName), away) },
 		"no base": func() error {
 			return errors.Join(writeJSON(filepath.Join(dir, setName), built), os.Remove(filepath.Join(base, manifestName)))

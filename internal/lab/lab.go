@@ -5,14 +5,16 @@
 //
 // A lab is made of images that Build makes and keeps in a directory of hostdir.State:
 //
-//	base-<key>/    a Debian with QEMU, its kernel and modules
-//	peers-<key>/   what this host has to be measured: guest images, guest kernels, runsc
-//	set.json       which two of them are the lab
-//	lock           held by whoever builds
-//	tmp/<lease>    builds in progress
+//	base-<key>/      a Debian with QEMU, its kernel and modules
+//	emulator-<key>/  the QEMU that runs it, with its firmware
+//	peers-<key>/     what this host has to be measured: guest images, guest kernels, runsc
+//	set.json         which of them are the lab
+//	lock             held by whoever builds
+//	tmp/<lease>      builds in progress
 //
-// A key is the digest of all that goes in. Run opens the files and then needs the directory no
-// more, so a build may replace what a lab is running on. It keeps nothing on disk itself.
+// A key is the digest of all that goes in. Run opens the files and starts the emulator and then needs
+// the directory no more, so a build may replace what a lab is running on. It keeps nothing on disk
+// itself.
 package lab
 
 import (
@@ -47,9 +49,11 @@ const (
 
 // Image is a lab that was built. It is what set.json holds.
 type Image struct {
-	// Base and Peers are the names of the directories.
-	Base  string `json:"base"`
-	Peers string `json:"peers"`
+	// Base, Peers and Emulator are the names of the directories. Without an Emulator the lab uses the
+	// host's QEMU.
+	Base     string `json:"base"`
+	Peers    string `json:"peers"`
+	Emulator string `json:"emulator"`
 	// Kernel is the version of the lab's own kernel.
 	Kernel string `json:"kernel"`
 	// Bytes is the size of all files that Run uses.
@@ -94,6 +98,9 @@ func Open(dir string) (Image, error) {
 		return Image{}, missing(fmt.Sprintf("%s is damaged: %v", setName, err))
 	}
 	if i.Base != basePrefix+baseKey() {
+		return Image{}, missing("the lab was built by another version of aether")
+	}
+	if i.Emulator != "" && i.Emulator != emulatorPrefix+emulatorKey() {
 		return Image{}, missing("the lab was built by another version of aether")
 	}
 	if !filepath.IsLocal(i.Peers) {

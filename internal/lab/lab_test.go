@@ -72,7 +72,7 @@ func requireLab(t *testing.T) (image Image, initPath string) {
 	t.Helper()
 	image, err := openLab()
 	if err == nil {
-		_, err = findTool(qemuBinary, qemuPackage)
+		_, err = image.emulator()
 	}
 	if err != nil {
 		testenv.Require(t, "LAB", err.Error())

@@ -95,7 +95,7 @@ func (c *Config) check() error {
 	case c.CPUs < 1 || c.CPUs > MaxCPUs:
 		return bad("%d CPUs; it must be 1 to %d", c.CPUs, MaxCPUs)
 	case c.Icount && c.CPUs > 1:
-		// With QEMU 7.2 the kernel does not get past the start of its second CPU; see docs/LAB.md.
+		// The kernel may not get past the start of its second CPU; see docs/LAB.md.
 		return bad("a clock that counts instructions is that of one CPU, not of %d", c.CPUs)
 	case c.MemoryMiB < MinMemoryMiB || c.MemoryMiB > MaxMemoryMiB:
 		return bad("%d MiB of memory; it must be %d to %d", c.MemoryMiB, MinMemoryMiB, MaxMemoryMiB)
@@ -110,11 +110,12 @@ func Run(ctx context.Context, image Image, c Config) (Result, error) {
 	if err := c.check(); err != nil {
 		return Result{}, err
 	}
-	binary, err := findTool(qemuBinary, qemuPackage)
+	qemu, err := image.emulator()
 	if err != nil {
 		return Result{}, err
 	}
-	m := &machine{binary: binary, config: machineConfig{cpus: c.CPUs, memoryMiB: c.MemoryMiB, icount: c.Icount},
+	m := &machine{binary: qemu.binary,
+		config:  machineConfig{cpus: c.CPUs, memoryMiB: c.MemoryMiB, icount: c.Icount, firmware: qemu.firmware},
 		console: tail.New(tailSize), messages: tail.New(tailSize)}
 	defer m.closeFiles()
 	if err := m.prepare(image, c); err != nil {
@@ -287,7 +288,11 @@ func (m *machine) explain(err error) error {
 	if err != nil {
 		out = fmt.Errorf("%w: %w", out, err)
 	}
-	if said := m.messages.Last(4); said != "" {
+	said := m.messages.Last(4)
+	if lacks := missingLibrary(said); lacks != nil {
+		return lacks
+	}
+	if said != "" {
 		out = fmt.Errorf("%w; QEMU: %s", out, said)
 	}
 	if said := cause(m.console, 8, "lab init: ", "Kernel panic"); said != "" {
