@@ -134,7 +134,7 @@ var stateIoctls = [...]stateIoctl{
 	{"REGS", ioGetRegs, ioSetRegs, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.Regs) }},
 	{"DEBUGREGS", ioGetDebugRegs, ioSetDebugRegs, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.debugRegs) }},
 	{lapicPart, ioGetLAPIC, ioSetLAPIC, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.lapic) }},
-	{"MP_STATE", ioGetMPState, ioSetMPState, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.mpState) }},
+	{mpStatePart, ioGetMPState, ioSetMPState, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.mpState) }},
 	{"VCPU_EVENTS", ioGetVCPUEvents, ioSetVCPUEvents, func(s *VCPUState) unsafe.Pointer { return unsafe.Pointer(&s.events) }},
 }
 

@@ -30,6 +30,8 @@ const (
 	// processor without XSAVE reports as empty and does not accept.
 	lapicPart = "LAPIC"
 	xcrsPart  = "XCRS"
+	// mpStatePart is the one that has a side effect when it is read.
+	mpStatePart = "MP_STATE"
 	// msrTSCDeadline arms a timer, relative to the TSC, so it is set after all others.
 	msrTSCDeadline = 0x6e0
 )
@@ -60,8 +62,7 @@ func (s *System) MSRIndices() ([]uint32, error) {
 // its last exit must have been completed, which a Run that ends with ErrKicked has done.
 func (c *VCPU) State(msrs []uint32) (*VCPUState, error) {
 	s := &VCPUState{HasLAPIC: true}
-	for i := range stateIoctls {
-		part := &stateIoctls[i]
+	for _, part := range readOrder() {
 		err := c.getPart(part, s)
 		if part.name == lapicPart && errors.Is(err, unix.EINVAL) {
 			s.HasLAPIC = false // "EINVAL: no in-kernel local APIC"
@@ -76,6 +77,21 @@ func (c *VCPU) State(msrs []uint32) (*VCPUState, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// readOrder is the reverse of the order in which the parts are set, but with MP_STATE first. Reading that
+// makes the kernel act on an INIT or SIPI that is pending, and reading the events makes it write the
+// address or cause of a pending exception to its register (arch/x86/kvm/x86.c), so registers come later.
+func readOrder() []*stateIoctl {
+	var first, rest []*stateIoctl
+	for i := len(stateIoctls) - 1; i >= 0; i-- {
+		if part := &stateIoctls[i]; part.name == mpStatePart {
+			first = append(first, part)
+		} else {
+			rest = append(rest, part)
+		}
+	}
+	return append(first, rest...)
 }
 
 // SetState makes the vCPU go on from a state. SetCPUID comes before it.
