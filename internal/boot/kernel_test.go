@@ -7,20 +7,11 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
+	"github.com/aethervm/aether/internal/boot/boottest"
 	"github.com/aethervm/aether/internal/guestmem"
 )
 
-func zstdPayload(t testing.TB, data []byte) []byte {
-	t.Helper()
-	w, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	return binary.LittleEndian.AppendUint32(w.EncodeAll(data, nil), uint32(len(data)))
-}
+const synthVersion = "6.66.0-synth"
 
 func newRAM(t testing.TB, size uint64) *guestmem.Memory {
 	t.Helper()
@@ -33,8 +24,8 @@ func newRAM(t testing.TB, size uint64) *guestmem.Memory {
 }
 
 func TestOpen(t *testing.T) {
-	vmlinux := synthVmlinux()
-	image := synthBzImage(zstdPayload(t, vmlinux))
+	vmlinux := boottest.Vmlinux()
+	image := boottest.BzImage(synthVersion, boottest.Zstd(vmlinux))
 	for _, tc := range []struct {
 		name    string
 		file    []byte
@@ -44,9 +35,9 @@ func TestOpen(t *testing.T) {
 		version string
 		pvh     bool
 	}{
-		{"vmlinux", vmlinux, Open, synthAddr, guestmem.Range{GPA: synthAddr, Size: 0x200811}, "", true},
-		{"bzImage", image, Open, synthAddr, guestmem.Range{GPA: synthAddr, Size: 0x200811}, synthVersion, true},
-		{"self-unpacking", image, OpenSelfUnpacking, synthAddr + 0x200, guestmem.Range{GPA: synthAddr, Size: 0x400000}, synthVersion, false},
+		{"vmlinux", vmlinux, Open, boottest.Addr, guestmem.Range{GPA: boottest.Addr, Size: 0x200811}, "", true},
+		{"bzImage", image, Open, boottest.Addr, guestmem.Range{GPA: boottest.Addr, Size: 0x200811}, synthVersion, true},
+		{"self-unpacking", image, OpenSelfUnpacking, boottest.Addr + 0x200, guestmem.Range{GPA: boottest.Addr, Size: 0x400000}, synthVersion, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k, err := tc.open(bytes.NewReader(tc.file))
@@ -56,7 +47,7 @@ func TestOpen(t *testing.T) {
 			if k.entry != tc.entry || k.Span() != tc.span || k.Version() != tc.version {
 				t.Errorf("entry %#x, span %#x, version %q; want %#x, %#x, %q", k.entry, k.Span(), k.Version(), tc.entry, tc.span, tc.version)
 			}
-			if pvh, ok := k.PVHEntry(); ok != tc.pvh || ok && pvh != synthAddr+0x40 {
+			if pvh, ok := k.PVHEntry(); ok != tc.pvh || ok && pvh != boottest.Addr+0x40 {
 				t.Errorf("PVH entry %#x, %v", pvh, ok)
 			}
 		})
@@ -74,7 +65,7 @@ func TestOpen(t *testing.T) {
 }
 
 func TestKernelLoad(t *testing.T) {
-	vmlinux := synthVmlinux()
+	vmlinux := boottest.Vmlinux()
 	k, err := Open(bytes.NewReader(vmlinux))
 	if err != nil {
 		t.Fatal(err)
@@ -92,16 +83,16 @@ func TestKernelLoad(t *testing.T) {
 		gpa  uint64
 		data []byte
 	}{
-		{synthAddr, vmlinux[content : content+300]},
-		{synthAddr + 300, make([]byte, 64)},
-		{synthAddr + 0x200000, append(bytes.Clone(vmlinux[content+300:content+317]), make([]byte, 64)...)},
+		{boottest.Addr, vmlinux[content : content+300]},
+		{boottest.Addr + 300, make([]byte, 64)},
+		{boottest.Addr + 0x200000, append(bytes.Clone(vmlinux[content+300:content+317]), make([]byte, 64)...)},
 	} {
 		got := make([]byte, len(part.data))
 		if err := mem.ReadAt(got, part.gpa); err != nil || !bytes.Equal(got, part.data) {
 			t.Errorf("at %#x: % x, %v", part.gpa, got, err)
 		}
 	}
-	if err := k.load(newRAM(t, synthAddr+0x200000)); !errors.Is(err, ErrNoRoom) {
+	if err := k.load(newRAM(t, boottest.Addr+0x200000)); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("too little memory: %v", err)
 	}
 }
@@ -116,7 +107,7 @@ func mutate(file []byte, off, width int, v uint64) []byte {
 }
 
 func TestMalformedELF(t *testing.T) {
-	good := synthVmlinux()
+	good := boottest.Vmlinux()
 	const prog0, prog1 = elfHeaderSize, elfHeaderSize + progHeaderSize
 	const top = ^uint64(0)
 	for name, tc := range map[string]struct {
@@ -132,7 +123,7 @@ func TestMalformedELF(t *testing.T) {
 		"big endian":               {mutate(good, 5, 1, 2), ErrUnsupported},
 		"shared object":            {mutate(good, 16, 2, 3), ErrUnsupported},
 		"arm64":                    {mutate(good, 18, 2, uint64(elf.EM_AARCH64)), ErrUnsupported},
-		"entry outside":            {mutate(good, 24, 8, synthAddr+300), ErrFormat},
+		"entry outside":            {mutate(good, 24, 8, boottest.Addr+300), ErrFormat},
 		"entry at the top":         {mutate(good, 24, 8, top), ErrFormat},
 		"program headers outside":  {mutate(good, 32, 8, top), ErrFormat},
 		"size of program header":   {mutate(good, 54, 2, 32), ErrFormat},
@@ -142,8 +133,8 @@ func TestMalformedELF(t *testing.T) {
 		"address at the top":       {mutate(good, prog0+24, 8, top), ErrFormat},
 		"address in low memory":    {mutate(good, prog0+24, 8, highAddr-1), ErrFormat},
 		"address in the hole":      {mutate(good, prog0+24, 8, guestmem.HoleStart-1), ErrFormat},
-		"overlap":                  {mutate(good, prog1+24, 8, synthAddr+299), ErrFormat},
-		"span":                     {mutate(good, prog1+24, 8, synthAddr+maxKernel), ErrFormat},
+		"overlap":                  {mutate(good, prog1+24, 8, boottest.Addr+299), ErrFormat},
+		"span":                     {mutate(good, prog1+24, 8, boottest.Addr+maxKernel), ErrFormat},
 		"file size at the top":     {mutate(good, prog0+32, 8, top), ErrFormat},
 		"more in file than memory": {mutate(good, prog0+40, 8, 299), ErrFormat},
 		"memory size at the top":   {mutate(good, prog0+40, 8, top), ErrFormat},
@@ -166,7 +157,7 @@ func TestMalformedELF(t *testing.T) {
 }
 
 func TestMalformedBzImage(t *testing.T) {
-	good := synthBzImage(zstdPayload(t, synthVmlinux()))
+	good := boottest.BzImage(synthVersion, boottest.Zstd(boottest.Vmlinux()))
 	for name, tc := range map[string]struct {
 		file []byte
 		want error
@@ -189,7 +180,7 @@ func TestMalformedBzImage(t *testing.T) {
 		"payload empty":       {mutate(good, hdrPayloadLength, 4, 0), ErrUnsupported},
 		"payload cut":         {mutate(good, hdrPayloadLength, 4, 40), ErrFormat},
 		"version outside":     {mutate(good, hdrKernelVersion, 2, 0x200), ErrFormat},
-		"no kernel inside":    {synthBzImage(zstdPayload(t, []byte("nothing"))), ErrFormat},
+		"no kernel inside":    {boottest.BzImage(synthVersion, boottest.Zstd([]byte("nothing"))), ErrFormat},
 	} {
 		if k, err := Open(bytes.NewReader(tc.file)); !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, %v, want %v", name, k, err, tc.want)
@@ -214,18 +205,18 @@ func TestMalformedBzImage(t *testing.T) {
 	if k, err := Open(bytes.NewReader(mutate(good, hdrKernelVersion, 2, 0))); err != nil || k.Version() != "" {
 		t.Errorf("without a version: %v", err)
 	}
-	if k, err := OpenSelfUnpacking(bytes.NewReader(mutate(good, hdrPrefAddress, 8, synthAddr+1))); err != nil || k.Span().GPA != synthAddr+0x200000 {
+	if k, err := OpenSelfUnpacking(bytes.NewReader(mutate(good, hdrPrefAddress, 8, boottest.Addr+1))); err != nil || k.Span().GPA != boottest.Addr+0x200000 {
 		t.Errorf("an address that is not aligned: %v, %v", k, err)
 	}
 }
 
 // FuzzOpen loads whatever is accepted: nothing may be written outside the kernel's span.
 func FuzzOpen(f *testing.F) {
-	vmlinux := synthVmlinux()
+	vmlinux := boottest.Vmlinux()
 	f.Add(vmlinux)
-	f.Add(synthBzImage(zstdPayload(f, vmlinux)))
+	f.Add(boottest.BzImage(synthVersion, boottest.Zstd(vmlinux)))
 	for _, name := range formats {
-		f.Add(synthBzImage(readPayload(f, name)))
+		f.Add(boottest.BzImage(synthVersion, readPayload(f, name)))
 	}
 	mem := newRAM(f, 64<<20)
 	f.Fuzz(func(t *testing.T, data []byte) {

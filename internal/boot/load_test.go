@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aethervm/aether/internal/boot/boottest"
 	"github.com/aethervm/aether/internal/guestmem"
 )
 
@@ -75,7 +76,7 @@ func TestLayoutMap(t *testing.T) {
 
 func openSynth(t testing.TB) *Kernel {
 	t.Helper()
-	k, err := Open(bytes.NewReader(synthBzImage(zstdPayload(t, synthVmlinux()))))
+	k, err := Open(bytes.NewReader(boottest.BzImage(synthVersion, boottest.Zstd(boottest.Vmlinux()))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +149,7 @@ func TestLoad(t *testing.T) {
 			if p.u32(hdrSetupData) != 0 || p.page[hdrTypeOfLoader] != 0xff {
 				t.Error("the file's list of set-up data or loader was kept")
 			}
-			if cpu.RIP != synthAddr {
+			if cpu.RIP != boottest.Addr {
 				t.Errorf("RIP %#x", cpu.RIP)
 			}
 		}
@@ -246,7 +247,7 @@ func TestLoadRefuses(t *testing.T) {
 
 // A kernel without a setup header gets one that says what it must.
 func TestParamsOfVmlinux(t *testing.T) {
-	k, err := Open(bytes.NewReader(synthVmlinux()))
+	k, err := Open(bytes.NewReader(boottest.Vmlinux()))
 	if err != nil {
 		t.Fatal(err)
 	}

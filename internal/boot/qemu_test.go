@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/aethervm/aether/internal/boot"
+	"github.com/aethervm/aether/internal/boot/boottest"
 	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/initramfs"
@@ -142,14 +143,14 @@ func testLinux(t *testing.T, qemu string, k kernel.Kernel, parsed *boot.Kernel, 
 	}
 }
 
-// installedKernel is a kernel of this host's store; the need is "KERNEL".
+// installedKernel is the kernel of this host's store that QEMU's guests get; the need is "KERNEL".
 func installedKernel(t testing.TB) kernel.Kernel {
 	t.Helper()
 	state, err := hostdir.State()
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := kernel.Find(filepath.Join(state, "kernels"))
+	k, err := kernel.Default(filepath.Join(state, "kernels"), "qemu-kvm")
 	if err != nil {
 		testenv.Require(t, "KERNEL", err.Error())
 	}
@@ -163,7 +164,7 @@ func bzImagePath(t *testing.T, version string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if path := os.Getenv(kernel.EnvImage); path != "" {
+	if path := os.Getenv(kernel.EnvKernel); path != "" {
 		candidates = append(candidates, path)
 	}
 	for _, path := range candidates {
@@ -175,7 +176,7 @@ func bzImagePath(t *testing.T, version string) string {
 			return path
 		}
 	}
-	testenv.Require(t, "BZIMAGE", "no bzImage of version "+version+" in /boot or "+kernel.EnvImage)
+	testenv.Require(t, "BZIMAGE", "no bzImage of version "+version+" in /boot or "+kernel.EnvKernel)
 	return ""
 }
 
@@ -266,9 +267,9 @@ func writeCarrier(t *testing.T, path string, mem *guestmem.Memory, cpu boot.CPU)
 	if last := runs[len(runs)-1].GPA; carrierAddr+uint64(len(body)) > last {
 		t.Fatalf("the carrier of %d bytes reaches the memory at %#x", len(body), last)
 	}
-	note := boot.SynthPVHNote(carrierAddr)
-	file := boot.SynthELF(carrierAddr,
-		boot.SynthPart{Type: elf.PT_LOAD, GPA: carrierAddr, Data: body}, boot.SynthPart{Type: elf.PT_NOTE, Data: note})
+	note := boottest.PVHNote(carrierAddr)
+	file := boottest.ELF(carrierAddr,
+		boottest.Part{Type: elf.PT_LOAD, GPA: carrierAddr, Data: body}, boottest.Part{Type: elf.PT_NOTE, Data: note})
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/guestmem"
+	"github.com/aethervm/aether/internal/kernel"
 )
 
 // A distribution's kernel, against debug/elf's reading of it.
@@ -76,8 +77,7 @@ func TestRealBzImage(t *testing.T) {
 }
 
 func BenchmarkUnpack(b *testing.B) {
-	path := os.Getenv("AETHER_KERNEL")
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(os.Getenv(kernel.EnvKernel))
 	if err != nil {
 		b.Skip("AETHER_KERNEL names no bzImage")
 	}
