@@ -6,30 +6,30 @@ package kernel
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/aethervm/aether/internal/boot"
 )
 
-// wanted are the modules kept of each kernel: transports, devices and file systems that guests are
-// given. Those that a kernel has built in, or lacks, are left out.
-var wanted = []string{
-	"virtio_mmio", "virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng",
-	"virtio_balloon", "vmw_vsock_virtio_transport", "erofs", "overlay",
-}
+// ErrFormat is wrapped by errors about files that are not what they should be.
+var ErrFormat = boot.ErrFormat
 
 // Kernel is one guest kernel on disk.
 type Kernel struct {
 	// Version is what `uname -r` prints in the guest.
 	Version string `json:"version"`
-	// Modules are those available, by no particular order; see Load.
+	// Modules are those available, in no particular order; see Load.
 	Modules []Module `json:"modules"`
+	// Builtin are those of the modules that systems need that the kernel has built in. It is nil if
+	// nobody looked, as in stores of older releases.
+	Builtin []string `json:"builtin"`
+	// PVH tells whether the kernel has the entry point by which QEMU starts an uncompressed kernel.
+	PVH bool `json:"pvh"`
 
 	dir string
 }
@@ -43,50 +43,41 @@ type Module struct {
 const (
 	manifestName = "kernel.json"
 	imageName    = "vmlinux"
-	makingPrefix = ".new-"
-	// What a process has been making for so long, it died over.
-	makingGrace = time.Hour
 )
 
-// Vmlinux is the path of the kernel as an ELF file with a PVH entry point.
+// Vmlinux is the path of the kernel as an ELF file.
 func (k Kernel) Vmlinux() string { return filepath.Join(k.dir, imageName) }
 
 // ModulePath is the path of a module's file.
 func (k Kernel) ModulePath(m Module) string { return filepath.Join(k.dir, m.Name+".ko") }
 
+// Size is the space that the kernel's files take on disk, in bytes.
+func (k Kernel) Size() (int64, error) {
+	entries, err := os.ReadDir(k.dir)
+	if err != nil {
+		return 0, fmt.Errorf("size of guest kernel: %w", err)
+	}
+	var n int64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return 0, fmt.Errorf("size of guest kernel: %w", err)
+		}
+		n += info.Size()
+	}
+	return n, nil
+}
+
 // Load returns the named modules and what they depend on, in an order in which they can be loaded.
 // Names that the kernel has built in are left out.
-func (k Kernel) Load(names ...string) []Module {
+func (k Kernel) Load(names ...string) []Module { return order(k.modules(), names) }
+
+func (k Kernel) modules() map[string]Module {
 	have := map[string]Module{}
 	for _, m := range k.Modules {
 		have[m.Name] = m
 	}
-	return order(have, names)
-}
-
-// Find returns the newest kernel kept below root; fs.ErrNotExist is wrapped if there is none.
-func Find(root string) (Kernel, error) {
-	entries, err := os.ReadDir(root)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Kernel{}, fmt.Errorf("find a guest kernel: %w", err)
-	}
-	var best Kernel
-	for _, e := range entries {
-		if !e.IsDir() || !validVersion(e.Name()) {
-			continue
-		}
-		k, err := open(filepath.Join(root, e.Name()))
-		if err != nil {
-			return Kernel{}, err
-		}
-		if best.Version == "" || compareVersions(k.Version, best.Version) > 0 {
-			best = k
-		}
-	}
-	if best.Version == "" {
-		return Kernel{}, fmt.Errorf("find a guest kernel in %s: %w", root, fs.ErrNotExist)
-	}
-	return best, nil
+	return have
 }
 
 // open reads the manifest of a kernel on disk.
@@ -107,100 +98,20 @@ func open(dir string) (Kernel, error) {
 	return k, nil
 }
 
-// Import takes apart the kernel in the file image (a bzImage such as /boot/vmlinuz-VERSION, with
-// its modules in the directory modules, such as /lib/modules/VERSION) and keeps it below root. A
-// version that is there already is left as it is.
-func Import(root, image, modules string) (Kernel, error) {
-	fail := func(err error) (Kernel, error) {
-		return Kernel{}, fmt.Errorf("import guest kernel %s: %w", image, err)
+// validVersion keeps a version from being anything but one plain element of a path.
+func validVersion(v string) bool {
+	if v == "" || v[0] == '.' || len(v) > 128 {
+		return false
 	}
-	data, err := os.ReadFile(image)
-	if err != nil {
-		return fail(err)
-	}
-	version, err := imageVersion(data)
-	if err != nil {
-		return fail(err)
-	}
-	final := filepath.Join(root, version)
-	if k, err := open(final); err == nil {
-		return k, nil
-	}
-	vmlinux, err := unpackImage(data)
-	if err != nil {
-		return fail(err)
-	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return fail(err)
-	}
-	removeStale(root)
-	making, err := os.MkdirTemp(root, makingPrefix)
-	if err != nil {
-		return fail(err)
-	}
-	defer func() { _ = os.RemoveAll(making) }() // gone by the rename if all went well
-	k := Kernel{Version: version, dir: making}
-	if err := k.fill(vmlinux, modules); err != nil {
-		return fail(err)
-	}
-	if err := os.Rename(making, final); err != nil {
-		if other, openErr := open(final); openErr == nil { // another process was faster
-			return other, nil
-		}
-		return fail(err)
-	}
-	k.dir = final
-	return k, nil
-}
-
-// fill writes the kernel's files to k.dir, the manifest last.
-func (k *Kernel) fill(vmlinux []byte, modules string) error {
-	if err := os.Chmod(k.dir, 0o755); err != nil {
-		return err
-	}
-	t, err := openTree(modules)
-	if err != nil {
-		return err
-	}
-	names := slices.Clone(wanted)
-	for i := 0; i < len(names); i++ { // grows by the dependencies
-		name := names[i]
-		if t.builtin[name] || t.files[name] == "" || slices.ContainsFunc(k.Modules, func(m Module) bool { return m.Name == name }) {
-			continue
-		}
-		data, err := t.load(name)
-		if err != nil {
-			return err
-		}
-		info, err := readModinfo(data)
-		if err != nil {
-			return fmt.Errorf("module %s: %w", name, err)
-		}
-		m := Module{Name: name, Depends: info.Depends}
-		if err := os.WriteFile(k.ModulePath(m), data, 0o644); err != nil {
-			return err
-		}
-		k.Modules = append(k.Modules, m)
-		names = append(names, info.Depends...)
-	}
-	if err := os.WriteFile(k.Vmlinux(), vmlinux, 0o644); err != nil {
-		return err
-	}
-	manifest, err := json.MarshalIndent(k, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(k.dir, manifestName), manifest, 0o644)
-}
-
-// removeStale removes what processes that died left half-made.
-func removeStale(root string) {
-	stale, _ := filepath.Glob(filepath.Join(root, makingPrefix+"*"))
-	for _, dir := range stale {
-		if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > makingGrace {
-			_ = os.RemoveAll(dir)
+	for _, c := range v {
+		switch {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
+		case c == '.', c == '-', c == '+', c == '_', c == '~':
+		default:
+			return false
 		}
 	}
+	return true
 }
 
 // compareVersions orders releases as a reader would: numbers by value, the rest as text.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/aethervm/aether/internal/boot"
 )
 
 // modinfo is what a module says about itself in its .modinfo section.
@@ -64,6 +66,9 @@ func parseModinfo(data []byte) (modinfo, error) {
 // moduleName is the name as the kernel spells it: '-' and '_' are the same in file names.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
+// builtinName is the file of a tree that lists what is built in.
+const builtinName = "modules.builtin"
+
 // tree is a directory of modules, as /lib/modules/VERSION.
 type tree struct {
 	files   map[string]string // by name
@@ -84,7 +89,7 @@ func openTree(dir string) (tree, error) {
 	if err != nil {
 		return tree{}, fmt.Errorf("list kernel modules: %w", err)
 	}
-	list, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
+	list, err := os.ReadFile(filepath.Join(dir, builtinName))
 	if err != nil {
 		return tree{}, fmt.Errorf("list built-in kernel modules: %w", err)
 	}
@@ -103,7 +108,7 @@ func (t tree) load(name string) ([]byte, error) {
 	if isELF(data) {
 		return data, nil
 	}
-	if data, err = decompress(data); err != nil {
+	if data, err = boot.Decompress(data, maxModule); err != nil {
 		return nil, fmt.Errorf("unpack kernel module %s: %w", name, err)
 	}
 	return data, nil
