@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
+	"github.com/aethervm/aether/internal/boot/boottest"
 	"github.com/aethervm/aether/sandbox"
 	"github.com/aethervm/aether/vms"
 )
@@ -42,6 +43,7 @@ func TestScripts(t *testing.T) {
 			"systems":     systems,
 			"error-kind":  errorKind,
 			"nothing-new": nothingNew,
+			"bzimage":     bzImage,
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 	})
@@ -127,6 +129,12 @@ func nothingNew(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s was left in %s", e.Name(), args[0])
 		}
 	}
+}
+
+// bzImage writes a kernel that says that it is of a version: bzimage FILE VERSION.
+func bzImage(ts *testscript.TestScript, _ bool, args []string) {
+	image := boottest.BzImage(args[1], boottest.Zstd(boottest.Vmlinux()))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), image, 0o600))
 }
 
 func TestDiagnose(t *testing.T) {
