@@ -14,11 +14,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/aethervm/aether/internal/hostdir"
+	"github.com/aethervm/aether/internal/keeper"
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -28,17 +28,7 @@ const System = "gvisor"
 
 // Driver makes gVisor sandboxes. It implements [sandbox.Driver] and [sandbox.Restorer].
 type Driver struct {
-	// alive ends when Close begins.
-	alive context.Context
-	end   context.CancelFunc
-	// starting counts sandboxes in the making.
-	starting sync.WaitGroup
-
-	mu        sync.Mutex
-	closed    bool
-	owned     *ownership          // nil before the first sandbox
-	sandboxes map[string]*Sandbox // by ID
-
+	keeper    *keeper.Keeper[*ownership]
 	installed installed
 }
 
@@ -54,8 +44,7 @@ type ownership struct {
 
 // New returns a driver. It touches nothing on the host before the first sandbox.
 func New() (*Driver, error) {
-	alive, end := context.WithCancel(context.Background())
-	return &Driver{alive: alive, end: end, sandboxes: map[string]*Sandbox{}, installed: newInstalled()}, nil
+	return &Driver{keeper: keeper.New(System, own, (*ownership).disown), installed: newInstalled()}, nil
 }
 
 // System is sandbox.Driver's.
@@ -126,93 +115,31 @@ func checked(op string, spec sandbox.Spec) (sandbox.Spec, error) {
 
 // start makes a sandbox: anew, or from the checkpoint in directory image.
 func (d *Driver) start(ctx context.Context, op string, spec sandbox.Spec, image string) (sandbox.Sandbox, error) {
-	owned, release, err := d.begin(op)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	ctx, cancel := either(ctx, d.alive)
-	defer cancel()
-	rt, err := d.runtime(ctx)
-	if err != nil {
-		return nil, d.startError(ctx, op, err)
-	}
-	s, err := launch(ctx, rt, owned, spec, image)
-	if err != nil {
-		return nil, d.startError(ctx, op, err)
-	}
-	s.forget = func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.sandboxes, s.id)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.sandboxes[s.id] = s // Close waits for starting before it looks here
-	return s, nil
-}
-
-// startError gives the reason why a start was broken off precedence over what came of that.
-func (d *Driver) startError(ctx context.Context, op string, err error) error {
-	switch {
-	case d.alive.Err() != nil:
-		return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrClosed, Detail: "the driver was closed"}
-	case ctx.Err() != nil:
-		return ctx.Err()
+	s, err := d.keeper.Start(ctx, op, func(ctx context.Context, owned *ownership) (sandbox.Sandbox, error) {
+		rt, err := d.runtime(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s, err := launch(ctx, rt, owned, spec, image)
+		if err != nil {
+			return nil, err
+		}
+		s.forget = func() { d.keeper.Forget(s.id) }
+		return s, nil
+	})
+	if err == nil || ctx.Err() != nil {
+		return s, err
 	}
 	if e := (*sandbox.Error)(nil); errors.As(err, &e) && e.Op != op {
 		renamed := *e
 		renamed.Op = op
-		return &renamed
+		return nil, &renamed
 	}
-	return typed(op, "", err)
-}
-
-// begin registers a start and makes sure that there is a lease.
-func (d *Driver) begin(op string) (*ownership, func(), error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil, nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrClosed, Detail: "the driver was closed"}
-	}
-	if d.owned == nil {
-		owned, err := own()
-		if err != nil {
-			return nil, nil, typed(op, "", err)
-		}
-		d.owned = owned
-	}
-	d.starting.Add(1)
-	return d.owned, d.starting.Done, nil
+	return nil, typed(op, "", err)
 }
 
 // Close is sandbox.Driver's.
-func (d *Driver) Close() error {
-	d.end()
-	d.mu.Lock()
-	d.closed = true
-	d.mu.Unlock()
-	d.starting.Wait()
-
-	d.mu.Lock()
-	open := make([]*Sandbox, 0, len(d.sandboxes))
-	for _, s := range d.sandboxes {
-		open = append(open, s)
-	}
-	owned := d.owned
-	d.mu.Unlock()
-
-	errs := make([]error, len(open))
-	var wg sync.WaitGroup
-	for i, s := range open {
-		wg.Go(func() { errs[i] = s.Close() })
-	}
-	wg.Wait()
-	if owned != nil {
-		errs = append(errs, owned.disown())
-	}
-	return errors.Join(errs...)
-}
+func (d *Driver) Close() error { return d.keeper.Close() }
 
 func disksOf(leaseID string) (string, error) {
 	state, err := hostdir.State()

@@ -15,7 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/agentsandbox"
 	"github.com/aethervm/aether/internal/hostdir"
+	"github.com/aethervm/aether/internal/identity"
 	"github.com/aethervm/aether/internal/tail"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -117,18 +119,18 @@ func kvmGroups() []uint32 {
 func tryKVM(ctx context.Context, binary string, guest *guestFiles) error {
 	ctx, cancel := context.WithTimeout(ctx, trialPatience)
 	defer cancel()
-	id, err := takeIdentity()
+	id, err := identity.Take()
 	if err != nil {
 		return err
 	}
-	defer id.release()
-	console, messages := tail.New(tailSize), tail.New(tailSize)
+	defer id.Release()
+	console, messages := tail.New(agentsandbox.TailSize), tail.New(agentsandbox.TailSize)
 	cmd := exec.CommandContext(ctx, binary,
 		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
 		"-machine", "microvm,acpi=on,rtc=on,isa-serial=on", "-accel", accelKVM, "-cpu", "host", "-m", fmt.Sprintf("%dM", kernelMiB+128),
 		"-kernel", fdPath(3), "-initrd", fdPath(4), "-append", kernelCommandLine(accelKVM, 0, "init", "trial"),
 		"-serial", "stdio")
-	cmd.ExtraFiles = []*os.File{guest.image, guest.initrd}
+	cmd.ExtraFiles = []*os.File{guest.Image, guest.Initrd}
 	cmd.Stdout, cmd.Stderr = console, messages
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
 	cmd.WaitDelay = time.Second
@@ -145,7 +147,7 @@ func tryKVM(ctx context.Context, binary string, guest *guestFiles) error {
 	case err == nil:
 		err = errors.New("QEMU ended")
 	}
-	return fmt.Errorf("%w: %s", err, strings.TrimSpace(endOf(messages, 2)+" "+endOf(console, 2)))
+	return fmt.Errorf("%w: %s", err, strings.TrimSpace(agentsandbox.EndOf(messages, 2)+" "+agentsandbox.EndOf(console, 2)))
 }
 
 // trial is a cached answer.
@@ -173,7 +175,7 @@ func trialCache(binary string, guest *guestFiles) (path, key string, err error) 
 		return "", "", err
 	}
 	key = fmt.Sprintf("boot %s, %s of %s, kernel %s, device %s", strings.TrimSpace(string(boot)), binary,
-		info.ModTime().UTC().Format(time.RFC3339), guest.kernel.Version, device.ModTime().UTC().Format(time.RFC3339))
+		info.ModTime().UTC().Format(time.RFC3339), guest.Kernel.Version, device.ModTime().UTC().Format(time.RFC3339))
 	return filepath.Join(state, "qemu", "kvm-trial.json"), key, nil
 }
 

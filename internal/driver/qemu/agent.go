@@ -13,10 +13,8 @@ import (
 )
 
 // channel is the connection to the agent, over which each operation has a stream of its own.
-type channel struct {
-	session *yamux.Session
-	client  agentproto.Client
-}
+// It implements agentsandbox.Channel.
+type channel struct{ session *yamux.Session }
 
 // openChannel connects to the agent, which may still be booting.
 func openChannel(ctx context.Context, m *machine) (*channel, error) {
@@ -29,7 +27,6 @@ func openChannel(ctx context.Context, m *machine) (*channel, error) {
 		return nil, err
 	}
 	c := &channel{session: session}
-	c.client.Dial = c.dial
 	go c.refuse()
 	return c, nil
 }
@@ -42,11 +39,15 @@ func (c *channel) refuse() {
 	}
 }
 
-func (c *channel) close() { _ = c.session.Close() }
+// Lost is closed when the port is: by the end of the guest, or of QEMU.
+func (c *channel) Lost() <-chan struct{} { return c.session.CloseChan() }
 
-// dial opens a stream. With a guest that is paused or takes nothing, opening and closing may block
+// Close ends all streams.
+func (c *channel) Close() { _ = c.session.Close() }
+
+// Dial opens a stream. With a guest that is paused or takes nothing, opening and closing may block
 // for long, so neither is waited for beyond ctx.
-func (c *channel) dial(ctx context.Context) (net.Conn, error) {
+func (c *channel) Dial(ctx context.Context) (net.Conn, error) {
 	type result struct {
 		stream *yamux.Stream
 		err    error

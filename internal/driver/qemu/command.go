@@ -2,7 +2,8 @@ package qemu
 
 import (
 	"fmt"
-	"strings"
+
+	"github.com/aethervm/aether/internal/agentsandbox"
 )
 
 // machineConfig is what tells one machine from another. A machine is restored into one that was
@@ -37,17 +38,8 @@ const (
 
 // kernelCommandLine of every guest. tscKHz is the frequency of the host's time-stamp counter.
 func kernelCommandLine(accel string, tscKHz int, arguments ...string) string {
-	words := []string{
-		"console=ttyS0", "loglevel=4",
-		// A guest that has failed ends: QEMU exits on a reset.
-		"panic=-1", "reboot=t",
-		"rdinit=/init",
-		// Never wait for entropy: the CPU's is credited, and the agent adds the host's at once.
-		"random.trust_cpu=on",
-		"rcupdate.rcu_expedited=1", "cryptomgr.notests",
-		// Of the security modules only the one that programs can use by themselves.
-		"lsm=landlock", "audit=0",
-	}
+	// A guest that has failed ends: QEMU exits on a reset.
+	words := []string{"console=ttyS0", "panic=-1", "reboot=t"}
 	if accel == accelTCG {
 		words = append(words,
 			// Emulated CPUs do not speculate.
@@ -59,8 +51,7 @@ func kernelCommandLine(accel string, tscKHz int, arguments ...string) string {
 			// also take the counter for unstable there, and fall back on a clock of 4 ms.
 			fmt.Sprintf("tsc_early_khz=%d", tscKHz), "tsc=reliable", "no_timer_check")
 	}
-	words = append(words, "--")
-	return strings.Join(append(words, arguments...), " ")
+	return agentsandbox.Cmdline(words, arguments...)
 }
 
 // arguments is QEMU's command line. The guest's only devices are a disk, the agent's port and a

@@ -13,12 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/aethervm/aether/internal/agentsandbox"
 	"github.com/aethervm/aether/internal/hostdir"
+	"github.com/aethervm/aether/internal/keeper"
+	"github.com/aethervm/aether/internal/lazy"
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -30,25 +30,25 @@ const binaryName = "qemu-system-x86_64"
 
 // Driver drives QEMU. It implements sandbox.Driver and sandbox.Restorer.
 type Driver struct {
-	alive    context.Context // until Close
-	end      context.CancelFunc
-	starting sync.WaitGroup // machines that are being started
+	keeper *keeper.Keeper[*lease.Lease]
 
-	accelerator once[accelerator]
-	guest       once[*guestFiles]
-	version     once[string]
-
-	mu        sync.Mutex
-	closed    bool
-	lease     *lease.Lease // taken for the first machine
-	sandboxes map[string]*Sandbox
+	accelerator lazy.Value[accelerator]
+	guest       lazy.Value[*guestFiles]
+	version     lazy.Value[string]
 }
 
 // New returns a driver. It starts nothing yet.
 func New() (*Driver, error) {
-	d := &Driver{sandboxes: map[string]*Sandbox{}}
-	d.alive, d.end = context.WithCancel(context.Background())
-	return d, nil
+	return &Driver{keeper: keeper.New(System, acquire, (*lease.Lease).Release)}, nil
+}
+
+// acquire takes the lease of a driver, for its first machine.
+func acquire() (*lease.Lease, error) {
+	root, err := hostdir.RunOf(System)
+	if err != nil {
+		return nil, err
+	}
+	return lease.Acquire(root)
 }
 
 // System is sandbox.Driver's.
@@ -70,10 +70,10 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Info {
 		}
 		return info
 	}
-	if d.alive.Err() != nil {
+	if d.keeper.Closed() {
 		return fail(errors.New("the driver was closed"))
 	}
-	if _, err := findTool("mkfs.erofs", "erofs-utils"); err != nil {
+	if _, err := agentsandbox.FindMkfs(System); err != nil {
 		return fail(err)
 	}
 	h, err := d.host(ctx)
@@ -93,14 +93,9 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Info {
 // Create is sandbox.Driver's.
 func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
 	const op = "create"
-	spec, err := spec.WithDefaults()
+	spec, err := agentsandbox.Check(op, System, spec)
 	if err != nil {
 		return nil, err
-	}
-	if info, err := os.Stat(spec.Image.Rootfs); err != nil || !info.IsDir() {
-		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid,
-			Detail: fmt.Sprintf("image.rootfs %s is no directory", spec.Image.Rootfs),
-			Remedy: "build the image again with `aether image build`"}
 	}
 	if spec.Network != sandbox.NetworkNone {
 		// QEMU's user network would answer at 10.0.2.2 with the host's own loopback services, and
@@ -108,41 +103,18 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
 			Detail: "QEMU's user network lets a guest reach the host's loopback", Remedy: "use network \"none\", or another system"}
 	}
-	var host unix.Sysinfo_t
-	if err := unix.Sysinfo(&host); err != nil {
-		return nil, typed(op, "", fmt.Errorf("read the host's memory: %w", err))
-	}
-	if total := host.Totalram * uint64(host.Unit) >> 20; uint64(spec.MemoryMiB) > total {
-		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrNoSpace,
-			Detail: fmt.Sprintf("a guest of %d MiB on a host of %d MiB", spec.MemoryMiB, total), Remedy: "ask for less memory"}
-	}
 	return d.start(ctx, op, spec, nil)
 }
 
 // start starts a machine from spec, anew or from a saved state.
-func (d *Driver) start(ctx context.Context, op string, spec sandbox.Spec, saved *savedState) (*Sandbox, error) {
-	owned, err := d.begin(op)
-	if err != nil {
-		return nil, err
+func (d *Driver) start(ctx context.Context, op string, spec sandbox.Spec, saved *savedState) (sandbox.Sandbox, error) {
+	s, err := d.keeper.Start(ctx, op, func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
+		return d.launch(ctx, owned, spec, saved)
+	})
+	if err != nil && ctx.Err() == nil {
+		return nil, typed(op, err)
 	}
-	defer d.starting.Done()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(d.alive, func() {
-		cancel(&sandbox.Error{Op: op, System: System, Err: sandbox.ErrClosed, Detail: "the driver was closed"})
-	})()
-
-	s, err := d.launch(ctx, owned, spec, saved)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, typed(op, "", err)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.sandboxes[s.id] = s // Close waits for starting before it looks here
-	return s, nil
+	return s, err
 }
 
 // host is what every machine of a driver needs of this host.
@@ -157,26 +129,26 @@ func (d *Driver) host(ctx context.Context) (h host, err error) {
 	if h.binary, err = findBinary(); err != nil {
 		return h, err
 	}
-	if h.guest, err = d.guest.get(ctx, openGuestFiles); err != nil {
+	if h.guest, err = d.guest.Get(ctx, openGuestFiles); err != nil {
 		return h, err
 	}
-	h.accel, err = d.accelerator.get(ctx, func(ctx context.Context) (accelerator, error) {
+	h.accel, err = d.accelerator.Get(ctx, func(ctx context.Context) (accelerator, error) {
 		return chooseAccelerator(ctx, h.binary, h.guest)
 	})
 	if err != nil {
 		return h, err
 	}
-	number, err := d.version.get(ctx, func(ctx context.Context) (string, error) { return version(ctx, h.binary) })
-	h.about = about{QEMU: number, Accelerator: h.accel.Name, Kernel: h.guest.kernel.Version}
+	number, err := d.version.Get(ctx, func(ctx context.Context) (string, error) { return version(ctx, h.binary) })
+	h.about = about{QEMU: number, Accelerator: h.accel.Name, Kernel: h.guest.Kernel.Version}
 	return h, err
 }
 
-func (d *Driver) launch(ctx context.Context, owned *lease.Lease, spec sandbox.Spec, saved *savedState) (*Sandbox, error) {
+func (d *Driver) launch(ctx context.Context, owned *lease.Lease, spec sandbox.Spec, saved *savedState) (sandbox.Sandbox, error) {
 	h, err := d.host(ctx)
 	if err != nil {
 		return nil, err
 	}
-	disk, err := rootDisk(ctx, spec.Image)
+	disk, err := agentsandbox.RootDisk(ctx, System, spec.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -188,84 +160,29 @@ func (d *Driver) launch(ctx context.Context, owned *lease.Lease, spec sandbox.Sp
 			id: id, binary: h.binary, accelerator: h.accel.Name, vcpus: spec.VCPUs, memoryMiB: spec.MemoryMiB,
 			tscKHz: h.guest.tscKHz,
 		},
-		forget: func() {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			delete(d.sandboxes, id)
-		},
 	}
-	s.alive, s.end = context.WithCancelCause(context.Background())
 	if s.machine, err = startMachine(ctx, filepath.Join(owned.Dir, id), s.config, h.guest, disk, saved); err != nil {
 		return nil, err
 	}
+	s.Sandbox = agentsandbox.New(agentsandbox.Config{
+		System: System, ID: id, Spec: spec, Machine: s.machine, Forget: func() { d.keeper.Forget(id) },
+	})
 	if err := s.bringUp(ctx, saved != nil); err != nil {
-		return nil, errors.Join(err, s.machine.close())
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-// begin registers a start and makes sure that there is a lease. The caller calls starting.Done.
-func (d *Driver) begin(op string) (*lease.Lease, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrClosed, Detail: "the driver was closed"}
-	}
-	if d.lease == nil {
-		root, err := hostdir.RunOf(System)
-		if err != nil {
-			return nil, typed(op, "", err)
-		}
-		if d.lease, err = lease.Acquire(root); err != nil {
-			return nil, typed(op, "", err)
-		}
-	}
-	d.starting.Add(1)
-	return d.lease, nil
-}
-
 // Close is sandbox.Driver's.
 func (d *Driver) Close() error {
-	d.end()
-	d.mu.Lock()
-	d.closed = true
-	d.mu.Unlock()
-	d.starting.Wait()
-
-	d.mu.Lock()
-	open := make([]*Sandbox, 0, len(d.sandboxes))
-	for _, s := range d.sandboxes {
-		open = append(open, s)
+	err := d.keeper.Close()
+	if guest, ok := d.guest.Take(); ok {
+		err = errors.Join(err, guest.Close())
 	}
-	owned := d.lease
-	d.lease = nil
-	d.mu.Unlock()
-
-	errs := make([]error, len(open))
-	var wg sync.WaitGroup
-	for i, s := range open {
-		wg.Go(func() { errs[i] = s.Close() })
-	}
-	wg.Wait()
-	if guest, ok := d.guest.take(); ok {
-		errs = append(errs, guest.close())
-	}
-	if owned != nil {
-		errs = append(errs, owned.Release())
-	}
-	return errors.Join(errs...)
+	return err
 }
 
 func findBinary() (string, error) { return findTool(binaryName, "qemu-system-x86") }
-
-func findTool(name, pkg string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", &sandbox.Error{Op: "probe", System: System, Err: sandbox.ErrUnavailable,
-			Detail: name + " is not installed", Remedy: "run `make peers`, or `apt-get install " + pkg + "`"}
-	}
-	return path, nil
-}
 
 // version is the number that QEMU calls itself by.
 func version(ctx context.Context, binary string) (string, error) {

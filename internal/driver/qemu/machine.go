@@ -14,15 +14,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/agentsandbox"
+	"github.com/aethervm/aether/internal/identity"
 	"github.com/aethervm/aether/internal/qmp"
 	"github.com/aethervm/aether/internal/tail"
 )
 
-// machine is a QEMU process with its monitor and the socket that leads to the guest's agent.
+// machine is a QEMU process with its monitor and the socket that leads to the guest's agent. It
+// implements agentsandbox.Machine.
 type machine struct {
 	dir      string // its own, in the lease
 	pid      int
-	identity *identity
+	identity *identity.Identity
 	console  *tail.Tail // what the guest's kernel says
 	messages *tail.Tail // what QEMU says
 	monitor  *qmp.Client
@@ -40,9 +43,9 @@ const agentSocket = "agent"
 // startMachine starts QEMU and connects to its monitor. The guest is booting, or waiting to be
 // resumed, when it returns. When ctx ends, what was begun is undone.
 func startMachine(ctx context.Context, dir string, c machineConfig, guest *guestFiles, disk *os.File, saved *savedState) (*machine, error) {
-	m := &machine{dir: dir, console: tail.New(tailSize), messages: tail.New(tailSize), exited: make(chan struct{})}
+	m := &machine{dir: dir, console: tail.New(agentsandbox.TailSize), messages: tail.New(agentsandbox.TailSize), exited: make(chan struct{})}
 	if err := m.start(ctx, c, guest, disk, saved); err != nil {
-		return nil, errors.Join(err, m.close())
+		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
@@ -55,7 +58,7 @@ func (m *machine) start(ctx context.Context, c machineConfig, guest *guestFiles,
 		return err
 	}
 	var err error
-	if m.identity, err = takeIdentity(); err != nil {
+	if m.identity, err = identity.Take(); err != nil {
 		return err
 	}
 	ours, theirs, err := socketPair()
@@ -66,7 +69,7 @@ func (m *machine) start(ctx context.Context, c machineConfig, guest *guestFiles,
 	if err != nil {
 		return errors.Join(err, ours.Close(), theirs.Close())
 	}
-	files := []*os.File{theirs, agent, guest.image, guest.initrd, disk}
+	files := []*os.File{theirs, agent, guest.Image, guest.Initrd, disk}
 	if saved != nil {
 		files = append(files, saved.file)
 	}
@@ -76,7 +79,7 @@ func (m *machine) start(ctx context.Context, c machineConfig, guest *guestFiles,
 		return errors.Join(err, ours.Close())
 	}
 	if m.monitor, err = qmp.New(ctx, ours); err != nil {
-		return m.explain(err)
+		return m.Explain(err)
 	}
 	return nil
 }
@@ -120,24 +123,27 @@ func (m *machine) run(c machineConfig, files []*os.File, restored bool) error {
 	return nil
 }
 
-// explain adds what QEMU and the guest said last to an error that stems from their end.
-func (m *machine) explain(err error) error {
+// Explain adds what QEMU and the guest said last to an error that stems from their end.
+func (m *machine) Explain(err error) error {
 	select {
 	case <-m.exited:
 	case <-time.After(time.Second): // the socket is closed a moment before the process has ended
 		return err
 	}
-	if said := endOf(m.messages, 4); said != "" {
+	if said := agentsandbox.EndOf(m.messages, 4); said != "" {
 		err = fmt.Errorf("%w; QEMU: %s", err, said)
 	}
 	if m.exitErr != nil {
 		err = fmt.Errorf("%w; %w", err, m.exitErr)
 	}
-	if said := endOf(m.console, 6); said != "" {
+	if said := agentsandbox.EndOf(m.console, 6); said != "" {
 		err = fmt.Errorf("%w; console: %s", err, said)
 	}
 	return err
 }
+
+// Exited is closed when the process has been waited for.
+func (m *machine) Exited() <-chan struct{} { return m.exited }
 
 // dial opens a connection to the agent's port. The port serves one at a time.
 func (m *machine) dial(ctx context.Context) (net.Conn, error) {
@@ -145,15 +151,15 @@ func (m *machine) dial(ctx context.Context) (net.Conn, error) {
 	return dialer.DialContext(ctx, "unix", filepath.Join(m.dir, agentSocket))
 }
 
-// kill ends the process and waits for it.
-func (m *machine) kill() {
+// Kill ends the process and waits for it.
+func (m *machine) Kill() {
 	if m.process.Kill() == nil {
 		<-m.exited
 	}
 }
 
-// close kills the process and removes what it had. It is idempotent.
-func (m *machine) close() error {
+// Close kills the process and removes what it had. It is idempotent.
+func (m *machine) Close() error {
 	m.closing.Do(func() {
 		var errs []error
 		if m.process != nil {
@@ -166,7 +172,7 @@ func (m *machine) close() error {
 		if m.monitor != nil {
 			errs = append(errs, m.monitor.Close())
 		}
-		m.identity.release()
+		m.identity.Release()
 		m.err = errors.Join(append(errs, os.RemoveAll(m.dir))...)
 	})
 	return m.err

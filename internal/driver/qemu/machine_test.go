@@ -96,7 +96,7 @@ func TestConfinement(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	uid := strconv.Itoa(int(b.machine.identity.uid))
+	uid := strconv.Itoa(int(b.machine.identity.UID()))
 	for _, want := range []string{
 		"Uid:\t" + uid + "\t" + uid, "Gid:\t" + uid + "\t" + uid, "NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000",
 	} {

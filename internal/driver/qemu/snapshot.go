@@ -37,7 +37,7 @@ type about struct {
 func (s *Sandbox) Pause(ctx context.Context) error {
 	s.state.Lock()
 	defer s.state.Unlock()
-	return s.operate(ctx, "pause", func(ctx context.Context) error {
+	return s.Operate(ctx, "pause", func(ctx context.Context) error {
 		if s.paused {
 			return nil
 		}
@@ -53,7 +53,7 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 func (s *Sandbox) Resume(ctx context.Context) error {
 	s.state.Lock()
 	defer s.state.Unlock()
-	return s.operate(ctx, "resume", func(ctx context.Context) error {
+	return s.Operate(ctx, "resume", func(ctx context.Context) error {
 		if !s.paused {
 			return nil
 		}
@@ -61,7 +61,7 @@ func (s *Sandbox) Resume(ctx context.Context) error {
 			return err
 		}
 		s.paused = false
-		return s.channel.client.Configure(ctx, agentproto.Config{Now: time.Now()})
+		return s.Client.Configure(ctx, agentproto.Config{Now: time.Now()})
 	})
 }
 
@@ -70,7 +70,7 @@ func (s *Sandbox) Resume(ctx context.Context) error {
 func (s *Sandbox) Snapshot(ctx context.Context, dir string) (snap sandbox.Snapshot, err error) {
 	s.state.Lock()
 	defer s.state.Unlock()
-	err = s.operate(ctx, "snapshot", func(ctx context.Context) error {
+	err = s.Operate(ctx, "snapshot", func(ctx context.Context) error {
 		snap, err = s.snapshot(ctx, dir)
 		return err
 	})
@@ -95,14 +95,14 @@ func (s *Sandbox) snapshot(ctx context.Context, dir string) (snap sandbox.Snapsh
 	if err := writeAbout(dir, s.about); err != nil {
 		return snap, err
 	}
-	if err := s.channel.client.Freeze(ctx); err != nil {
+	if err := s.Client.Freeze(ctx); err != nil {
 		return snap, err
 	}
 	// Whatever comes, the machine goes on, also when ctx has ended.
 	saveErr := s.save(ctx, file)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawPatience)
 	defer cancel()
-	thawErr := s.channel.client.Thaw(after, agentproto.Config{Now: time.Now()})
+	thawErr := s.Client.Thaw(after, agentproto.Config{Now: time.Now()})
 	if err := errors.Join(saveErr, thawErr); err != nil {
 		return snap, err
 	}
@@ -179,16 +179,16 @@ func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sa
 	}
 	file, err := os.Open(filepath.Join(snap.Ref, stateName))
 	if err != nil {
-		return nil, typed(op, "", err)
+		return nil, typed(op, err)
 	}
 	defer file.Close()
 	saved, err := readAbout(snap.Ref)
 	if err != nil {
-		return nil, typed(op, "", err)
+		return nil, typed(op, err)
 	}
 	h, err := d.host(ctx)
 	if err != nil {
-		return nil, typed(op, "", err)
+		return nil, typed(op, err)
 	}
 	if saved != h.about {
 		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
@@ -205,7 +205,7 @@ func (d *Driver) RemoveSnapshot(_ context.Context, snap sandbox.Snapshot) error 
 			Detail: fmt.Sprintf("the snapshot is of system %q", snap.System)}
 	}
 	if err := removeSnapshot(snap.Ref); err != nil {
-		return typed("remove snapshot", "", err)
+		return typed("remove snapshot", err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package qemu
+package agentsandbox
 
 import (
 	"slices"
@@ -7,11 +7,11 @@ import (
 	"github.com/aethervm/aether/internal/tail"
 )
 
-// tailSize is how much is kept of what a guest's kernel, and QEMU, say.
-const tailSize = 8 << 10
+// TailSize is how much is to be kept of what a guest's kernel says.
+const TailSize = 8 << 10
 
-// endOf returns the last n lines of t, or those from a kernel's panic on.
-func endOf(t *tail.Tail, n int) string {
+// EndOf returns the last n lines of t, or those from a kernel's panic on.
+func EndOf(t *tail.Tail, n int) string {
 	list := t.Lines()
 	// What follows a panic's first line is a dump of registers.
 	from := slices.IndexFunc(list, func(line string) bool { return strings.Contains(line, "Kernel panic") })

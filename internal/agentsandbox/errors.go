@@ -1,0 +1,54 @@
+package agentsandbox
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+
+	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/guest/files"
+	"github.com/aethervm/aether/sandbox"
+)
+
+// Typed makes a sandbox.Error of any error that is none yet. id may be empty.
+func Typed(op, system, id string, err error) error {
+	if _, ok := errors.AsType[*sandbox.Error](err); ok {
+		return err
+	}
+	e := &sandbox.Error{Op: op, System: system, Sandbox: id, Err: err}
+	var failure agentproto.Failure
+	switch {
+	case errors.As(err, &failure):
+		e.Detail = failure.Text
+		if e.Err = failure.Unwrap(); e.Err == nil {
+			e.Err = errors.New("the guest refused")
+		}
+		switch failure.Code {
+		case agentproto.FailNoSpace:
+			e.Remedy = "the sandbox's own file system is full: its files live in its memory; remove some, or give it more"
+		case agentproto.FailLimit:
+			e.Remedy = "the sandbox has reached its limit of processes or memory; give it more, or end some"
+		case agentproto.FailCannotRun:
+			e.Remedy = "is the program in the image, executable, and the working directory there?"
+		default:
+			e.Remedy = files.Remedy(e.Err)
+		}
+	case errors.Is(err, syscall.ENOSPC):
+		e.Err, e.Detail = sandbox.ErrNoSpace, err.Error()
+	}
+	return e
+}
+
+// broken tells whether err is that of a connection whose other end is gone.
+func broken(err error) bool {
+	for _, kind := range []error{
+		io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed,
+		syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOTCONN,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
