@@ -43,7 +43,8 @@ type Config struct {
 	Rules []Rule
 	// Deliver takes frames to the guest.
 	Deliver func(frame []byte)
-	// Denied, if not nil, is told what was not allowed. It does not block.
+	// Denied, if not nil, is told what was not allowed, but no more than maxDenied times a second. It
+	// does not block.
 	Denied func(Flow)
 	// Dial opens the gateway's own flows; nil stands for a net.Dialer's. The address is numeric.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -61,6 +62,9 @@ const (
 	sendQueue = 512
 	// dialTimeout is how long the opening of a flow may take.
 	dialTimeout = 30 * time.Second
+	// maxBuffer bounds what is kept of a TCP connection in each direction, in bytes: a guest may open
+	// maxFlows of them and read none. Its round trip is so short that more would not be faster.
+	maxBuffer = 256 << 10
 	// receiveWindow of a TCP connection, at first, in bytes.
 	receiveWindow = 64 << 10
 )
@@ -77,6 +81,8 @@ type Network struct {
 	cancel context.CancelFunc
 	tcp    chan struct{} // a place for each flow
 	udp    chan struct{}
+
+	reports reports
 
 	mu     sync.Mutex
 	closed bool
@@ -134,12 +140,16 @@ func (n *Network) setUp() error {
 		AddressWithPrefix: tcpip.AddressWithPrefix{Address: n.gateway, PrefixLen: n.cfg.Gateway.Bits()},
 	}
 	sack := tcpip.TCPSACKEnabled(true)
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: maxBuffer, Max: maxBuffer}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: maxBuffer, Max: maxBuffer}
 	for _, err := range []tcpip.Error{
 		n.stack.CreateNIC(nicID, ethernet.New(n.link)),
 		n.stack.SetPromiscuousMode(nicID, true),
 		n.stack.SetSpoofing(nicID, true),
 		n.stack.AddProtocolAddress(nicID, address, stack.AddressProperties{}),
 		n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack),
+		n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &send),
+		n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &receive),
 	} {
 		if err != nil {
 			return fmt.Errorf("usernet: %s", err)
@@ -235,10 +245,4 @@ func (n *Network) Close() error {
 	n.link.Close()
 	n.stack.Destroy()
 	return err
-}
-
-func (n *Network) denied(f Flow) {
-	if n.cfg.Denied != nil {
-		n.cfg.Denied(f)
-	}
 }
