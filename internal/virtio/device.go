@@ -58,8 +58,9 @@ type Link struct {
 	// any time.
 	ConfigChanged func()
 	// Notify has the transport call Process, unless the device is paused, stopped or reset by then. A
-	// paused device has all its queues processed when it resumes. It is called neither from within
-	// the Device's methods nor with a lock that they take.
+	// paused device has all its queues processed when it resumes. It returns soon: a queue that the
+	// driver keeps busy is left to a goroutine. It is called neither from within the Device's methods
+	// nor with a lock that they take.
 	Notify func(queue int)
 }
 

@@ -108,7 +108,8 @@ func (t *Transport) check(s State) error {
 		return fmt.Errorf("%w: interrupt status %#x", ErrState, s.InterruptStatus)
 	}
 	for i, q := range s.Queues {
-		if q.Ready && q.Size > t.maxSizes[i] {
+		// Of a device that does not run, it is what the driver has written, and checked if it is to run.
+		if s.Status == statusRunning && q.Ready && q.Size > t.maxSizes[i] {
 			return fmt.Errorf("%w: queue %d of %d descriptors, at most %d", ErrState, i, q.Size, t.maxSizes[i])
 		}
 	}

@@ -133,7 +133,7 @@ func FuzzRegisters(f *testing.F) {
 			t.Fatal(err)
 		}
 		dev := &echo{}
-		g := virtiotest.Attach(t, dev, mem)
+		g := virtiotest.Attach(t, virtiotest.Tired(dev), mem)
 		for ; len(seq) >= 5; seq = seq[5:] {
 			reg, v := uint64(seq[0])<<2, seq[1:5]
 			switch reg {

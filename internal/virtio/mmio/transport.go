@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/virtio"
@@ -40,6 +41,8 @@ type Transport struct {
 	queues []*queue.Queue // of an activated device
 	active bool           // the device is activated
 	paused bool
+
+	helped []atomic.Bool // by queue: a goroutine serves it, in place of a caller on the host
 }
 
 // registers is what the driver has written.
@@ -73,6 +76,7 @@ func New(cfg Config) (*Transport, error) {
 		line:     line{set: cfg.Interrupt},
 	}
 	t.regs.queues = make([]queueRegisters, len(sizes))
+	t.helped = make([]atomic.Bool, len(sizes))
 	return t, nil
 }
 
@@ -81,6 +85,34 @@ func New(cfg Config) (*Transport, error) {
 // in between. What the host's side of a device does is not waited for.
 func (t *Transport) Notify(index int) {
 	for t.process(index) {
+	}
+}
+
+// hostRounds is how many rounds a caller on the host's side of a device does itself.
+const hostRounds = 16
+
+// notifyByHost is Notify for the host's side of a device, whose callers have deadlines of their own: a
+// guest that keeps the queue busy does not hold them up, but a goroutine. That one ends when the queue
+// is empty or the device is paused, as the loop of a vCPU does.
+func (t *Transport) notifyByHost(index int) {
+	for range hostRounds {
+		if !t.process(index) {
+			return
+		}
+	}
+	if helped := &t.helped[index]; helped.CompareAndSwap(false, true) {
+		go t.help(index, helped)
+	}
+}
+
+func (t *Transport) help(index int, helped *atomic.Bool) {
+	for {
+		t.Notify(index)
+		helped.Store(false)
+		// Who came while the mark was set has left the queue to this goroutine.
+		if !t.process(index) || !helped.CompareAndSwap(false, true) {
+			return
+		}
 	}
 }
 
@@ -145,7 +177,7 @@ func (t *Transport) activate(states []queue.State) error {
 		Queues:        queues,
 		Interrupt:     func() { t.line.raise(interruptUsed) },
 		ConfigChanged: t.line.configChanged,
-		Notify:        t.Notify,
+		Notify:        t.notifyByHost,
 	})
 	if err != nil {
 		return err
@@ -187,7 +219,11 @@ func (t *Transport) Resume() {
 	t.paused = false
 	t.mu.Unlock()
 	t.line.again()
-	t.processAll()
+	for i := range t.maxSizes {
+		// Not to the end: rings that lie over each other, or over what the device writes, may never be
+		// empty even if no vCPU runs.
+		t.notifyByHost(i)
+	}
 }
 
 func (t *Transport) processAll() {

@@ -2,6 +2,7 @@ package vsock
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/aethervm/aether/internal/virtio/queue"
 )
@@ -59,10 +60,24 @@ func (d *Device) hasPacket() bool {
 
 // enqueue gives a connection a turn, if it has something to send.
 func (d *Device) enqueue(c *Conn) {
-	if !c.queued && c.hasOutput() {
-		c.queued = true
-		d.ready = append(d.ready, c)
+	if c.queued || !c.hasOutput() {
+		return
 	}
+	if len(d.ready) >= 2*maxConns {
+		d.forgetIdle()
+	}
+	c.queued = true
+	d.ready = append(d.ready, c)
+}
+
+// forgetIdle takes connections that have nothing to send any more out of the line. They drop out by
+// themselves when their turn comes, but a guest that gives no receive buffers and goes on opening and
+// resetting connections would make the line ever longer.
+func (d *Device) forgetIdle() {
+	d.ready = slices.DeleteFunc(d.ready, func(c *Conn) bool {
+		c.queued = c.hasOutput()
+		return !c.queued
+	})
 }
 
 func (d *Device) dequeue() *Conn {
