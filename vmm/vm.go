@@ -1,0 +1,130 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/aethervm/aether/internal/boot"
+	"github.com/aethervm/aether/internal/guestmem"
+	"github.com/aethervm/aether/internal/machine"
+	"github.com/aethervm/aether/internal/virtio/net/usernet"
+	"github.com/aethervm/aether/internal/virtio/vsock"
+)
+
+// VM is a virtual machine. Its methods may be called concurrently.
+type VM struct {
+	machine *machine.Machine
+	memory  *guestmem.Memory
+	socket  *vsock.Device
+	gateway *usernet.Network // nil without a network card
+	card    Interface
+	boot    boot.CPU
+
+	life  context.Context // until the guest has ended
+	watch sync.WaitGroup
+
+	closing sync.Once
+	closed  error
+}
+
+// New builds a VM with everything that its guest boots from in its memory. It does not run yet.
+func New(cfg Config) (*VM, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	vm, err := build(&cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make VM: %w", err)
+	}
+	return vm, nil
+}
+
+// Start lets the guest run. It can be called once.
+func (vm *VM) Start() error { return vm.machine.Start(vm.boot) }
+
+// Dial connects to a socket port of the guest. It waits until the guest has loaded its socket driver. A
+// guest where nobody listens to the port refuses the connection: syscall.ECONNREFUSED. The
+// connection has a CloseWrite method; it is reset when the guest ends, but what has been received can
+// still be read. If the guest has ended, the error wraps ErrEnded.
+func (vm *VM) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	dialing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(vm.life, cancel)()
+	conn, err := vm.socket.Dial(dialing, port)
+	switch {
+	case err == nil:
+		return conn, nil
+	case vm.life.Err() != nil:
+		return nil, fmt.Errorf("dial port %d of the guest: %w", port, context.Cause(vm.life))
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("dial port %d of the guest: %w", port, context.Cause(ctx))
+	}
+	return nil, err
+}
+
+// Listen accepts the guest's connections to a socket port of its host, which has context ID 2.
+func (vm *VM) Listen(port uint32) (net.Listener, error) { return vm.socket.Listen(port) }
+
+// Interface returns the addresses of the guest's network card, for telling the guest. ok is false if it
+// has none.
+func (vm *VM) Interface() (_ Interface, ok bool) { return vm.card, vm.gateway != nil }
+
+// Pause stops the guest's processors and devices until the matching Resume; pauses nest. When it
+// returns, the guest's memory does not change any more but by the host's hand. Data on its way to the
+// guest waits.
+func (vm *VM) Pause() { vm.machine.Pause() }
+
+// Resume ends a Pause.
+func (vm *VM) Resume() { vm.machine.Resume() }
+
+// Stop ends the guest at once, as pulling the plug does. It is idempotent.
+func (vm *VM) Stop() { vm.machine.Stop() }
+
+// Done is closed when the guest has ended.
+func (vm *VM) Done() <-chan struct{} { return vm.machine.Done() }
+
+// Wait waits until the guest has ended and returns how.
+func (vm *VM) Wait(ctx context.Context) (End, error) {
+	end, err := vm.machine.Wait(ctx)
+	if err != nil {
+		return End{}, err
+	}
+	return endOf(end), nil
+}
+
+// Console returns the last part of what the guest has written to its serial console.
+func (vm *VM) Console() []byte { return vm.machine.Console() }
+
+// SetGenerationID tells the guest that it is another machine now, which shares its past with others: a
+// Linux with a vmgenid driver then reseeds its random number generator. The ID must be unique. A VM is
+// born with a random one.
+func (vm *VM) SetGenerationID(id [16]byte) error { return vm.machine.SetGenerationID(id) }
+
+// Close ends the guest and frees all that the VM has. It is idempotent; every call returns when that is
+// done. Connections and listeners are closed.
+func (vm *VM) Close() error {
+	vm.closing.Do(func() {
+		errs := []error{vm.machine.Close()}
+		vm.watch.Wait()
+		vm.closed = errors.Join(append(errs, vm.free())...)
+	})
+	return vm.closed
+}
+
+// free gives back what is not the machine's.
+func (vm *VM) free() error {
+	var errs []error
+	if vm.socket != nil {
+		errs = append(errs, vm.socket.Close())
+	}
+	if vm.gateway != nil {
+		errs = append(errs, vm.gateway.Close())
+	}
+	if vm.memory != nil {
+		errs = append(errs, vm.memory.Close())
+	}
+	return errors.Join(errs...)
+}
