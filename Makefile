@@ -3,6 +3,7 @@
 GO        ?= go
 BIN       := bin
 AGENT     := internal/guestagent/bin/aether-agent
+CELL      := internal/cellbinary/bin/aether-cell
 export CGO_ENABLED := 0
 # What the peers and images are kept in; the same rule as internal/hostdir.
 STATE     ?= $(or $(AETHER_STATE),/var/lib/aether)
@@ -19,10 +20,11 @@ help: ## list the targets
 build: agent ## build bin/aether, one static binary
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/aether ./cmd/aether
 
-agent: ## build the guest agent, which bin/aether carries inside
+agent: ## build what bin/aether carries inside: the guest agent, and the process of a VM
 	$(GO) build -trimpath -ldflags '-s -w' -o $(AGENT) ./cmd/aether-agent
+	$(GO) build -trimpath -ldflags '-s -w' -o $(CELL) ./cmd/aether-cell
 
-.PHONY: peers peers-stop image testdeps
+.PHONY: peers peers-stop image kernels testdeps
 testdeps: ## install what only the tests need (root, Debian)
 	scripts/testdeps
 
@@ -39,6 +41,9 @@ image: build ## make the guest image, a Debian with Python, unless it is there
 		rm -f $(STATE)/tmp/debian-python.tar; \
 	fi
 
+kernels: build ## keep Debian's kernels for guests, Linux 6.1 and 6.12, unless they are there
+	scripts/kernels
+
 RUNS ?= 10
 OUT  ?=
 .PHONY: bench
@@ -46,7 +51,7 @@ bench: build peers image ## measure what this machine has, print the ranking, wr
 	$(BIN)/aether bench --runs $(RUNS) $(if $(OUT),--out $(OUT))
 
 .PHONY: test unit conformance docs
-test: testdeps check lint peers image conformance lab unit lab-test docs ## set up and run everything that CI runs
+test: testdeps check lint peers image kernels conformance lab unit lab-test docs ## set up and run everything that CI runs
 
 unit: agent ## all tests but the drivers', with the race detector
 	CGO_ENABLED=1 $(REQUIRE) $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /internal/driver/)
@@ -59,11 +64,14 @@ docs: build ## run what the README says
 	scripts/readme-check
 
 .PHONY: lab lab-test
-lab: build image ## make the lab, a virtual machine with real KVM (docs/LAB.md)
+lab: build image kernels ## make the lab, a virtual machine with real KVM (docs/LAB.md)
 	$(BIN)/aether lab build
 
 lab-test: lab ## the tests that need real KVM, in the lab
 	scripts/lab-test ./internal/kvm
+	LABFLAGS="--cpus 2 --mem 6144" TESTFLAGS="-test.v -test.run Linux" scripts/lab-test ./internal/machine ./internal/cell
+	LABFLAGS="--cpus 2" scripts/lab-test ./vmm
+	scripts/lab-conformance
 
 .PHONY: race lint fuzz check generate tidy
 race: agent ## all tests with the race detector, the drivers' too
@@ -92,4 +100,4 @@ check: generate tidy ## fail if formatting, go.mod or generated files are not as
 
 .PHONY: clean
 clean: ## remove what was built here
-	rm -rf $(BIN) $(AGENT)
+	rm -rf $(BIN) $(AGENT) $(CELL)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aethervm/aether/internal/cellbinary"
 	"github.com/aethervm/aether/internal/guestagent"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/sandbox"
@@ -61,6 +62,16 @@ func Agent(t testing.TB) string {
 		Require(t, "AGENT", err.Error()+"; run `make agent`")
 	}
 	return path
+}
+
+// Cell is the program that a cell's process executes; the need is "AGENT", since it is built with it.
+func Cell(t testing.TB) *os.File {
+	t.Helper()
+	program, err := cellbinary.Open()
+	if err != nil {
+		Require(t, "AGENT", err.Error()+"; run `make agent`")
+	}
+	return program
 }
 
 // TempRun gives the test, and what it starts, a run directory of its own: it sets AETHER_RUN and

@@ -1,0 +1,234 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/aethervm/aether/internal/identity"
+	"github.com/aethervm/aether/internal/tail"
+)
+
+// ErrEnded is wrapped by the error of Cell.End, and by those of calls that a cell's end has cut short or
+// that came after it; their text says how it ended.
+var ErrEnded = errors.New("cell: the virtual machine has ended")
+
+const (
+	// consoleTail is how much of the guest's console is kept: a panic's report with its call traces.
+	consoleTail = 16 << 10
+	// messagesTail is how much of what the process itself says is kept: the head of a Go panic is what
+	// counts of it, and the stacks of a small process fit.
+	messagesTail = 16 << 10
+)
+
+// Cell is a running cell. Its methods may be called concurrently.
+type Cell struct {
+	cfg      Config
+	trial    trial
+	identity *identity.Identity
+	group    *group
+	process  *process
+	link     *link
+	flows    *flows // nil without a network
+
+	console  *tail.Tail
+	messages *tail.Tail
+
+	confinement Confinement // complete once Start has returned
+
+	done chan struct{}
+	end  *EndError // set before done is closed
+
+	closing sync.Once
+	closed  chan struct{} // closed by Close, before it ends the process
+	err     error
+}
+
+// Start starts a cell and its virtual machine. The guest is booting when it returns. When ctx ends
+// before that, what was begun is undone; afterwards ctx has no meaning for the cell.
+func Start(ctx context.Context, cfg Config) (*Cell, error) {
+	return start(ctx, cfg, trial{})
+}
+
+// trial is what a test changes.
+type trial struct {
+	attempt    string // what the confined process is to try; see attempts
+	unfiltered bool   // without the system call filter
+	way        string // the only way to start it; see ways
+}
+
+func start(ctx context.Context, cfg Config, try trial) (*Cell, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	c := &Cell{
+		cfg: cfg, trial: try, console: tail.New(consoleTail), messages: tail.New(messagesTail),
+		done: make(chan struct{}), closed: make(chan struct{}),
+	}
+	if err := c.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start cell %s: %w", cfg.ID, err), c.Close())
+	}
+	return c, nil
+}
+
+// Dial opens a stream to a port that a program of the guest listens on: a vsock connection. It waits
+// until the guest has a driver for its sockets, or ctx ends. A port where nobody listens gives an error
+// that wraps syscall.ECONNREFUSED. The connection has CloseWrite, and deadlines.
+func (c *Cell) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	ours, theirs, err := streamPair()
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.call(ctx, message{Kind: kindDial, Port: port}, theirs)
+	if err := errors.Join(err, theirs.Close()); err != nil {
+		_ = ours.Close()
+		return nil, fmt.Errorf("dial port %d of the guest: %w", port, err)
+	}
+	return ours, nil
+}
+
+// Pause stops the guest's processors and devices until the matching Resume. Pauses nest. When ctx ends
+// before it is done, it is undone.
+func (c *Cell) Pause(ctx context.Context) error {
+	_, err := c.call(ctx, message{Kind: kindPause}, nil)
+	if err != nil && errors.Is(err, context.Cause(ctx)) {
+		// The cell does one after the other.
+		c.link.request(message{Kind: kindResume})
+	}
+	if err != nil {
+		return fmt.Errorf("pause the guest: %w", err)
+	}
+	return nil
+}
+
+// Resume ends a Pause. It is done, late, even if ctx ends first.
+func (c *Cell) Resume(ctx context.Context) error {
+	if _, err := c.call(ctx, message{Kind: kindResume}, nil); err != nil {
+		return fmt.Errorf("resume the guest: %w", err)
+	}
+	return nil
+}
+
+// call has the cell do something and waits for its reply.
+func (c *Cell) call(ctx context.Context, request message, file fder) (message, error) {
+	reply, err := c.link.call(ctx, request, file)
+	if errors.Is(err, errLinkClosed) {
+		// The process is no more, or is about to be.
+		select {
+		case <-c.done:
+			return message{}, c.end
+		case <-c.closed:
+			return message{}, fmt.Errorf("%w: closed", ErrEnded)
+		case <-ctx.Done():
+			return message{}, context.Cause(ctx)
+		}
+	}
+	return reply, err
+}
+
+// Done is closed when the virtual machine has ended: the guest has ended it, or the process is no more.
+// What the cell holds is freed by Close.
+func (c *Cell) Done() <-chan struct{} { return c.done }
+
+// End returns nil before Done is closed, and an *EndError after that.
+func (c *Cell) End() error {
+	select {
+	case <-c.done:
+		return c.end
+	default:
+		return nil
+	}
+}
+
+// PID is the process's ID, for what looks at the process: memory, confinement. The process runs the
+// guest. Once Done is closed it may be another process's.
+func (c *Cell) PID() int { return c.process.pid }
+
+// ID is that of the Config.
+func (c *Cell) ID() string { return c.cfg.ID }
+
+// Console returns the last lines that the guest has written to its serial console, 16 KiB at most,
+// without control characters.
+func (c *Cell) Console() []string { return c.console.Lines() }
+
+// Confinement tells what confines the process.
+func (c *Cell) Confinement() Confinement { return slices.Clone(c.confinement) }
+
+// Close ends the virtual machine and its process at once, as pulling the plug does, and frees all that
+// the cell has on this host. Connections to the guest end. It is idempotent; every call returns after
+// the process is gone.
+func (c *Cell) Close() error {
+	c.closing.Do(func() {
+		close(c.closed)
+		c.err = c.free()
+	})
+	return c.err
+}
+
+func (c *Cell) free() error {
+	var errs []error
+	if c.process != nil {
+		errs = append(errs, c.process.kill())
+	}
+	if c.link != nil {
+		errs = append(errs, c.link.close())
+	}
+	if c.process != nil {
+		<-c.done
+	}
+	if c.flows != nil { // after the last message
+		c.flows.close()
+	}
+	c.identity.Release()
+	if c.group != nil {
+		errs = append(errs, c.group.remove())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close cell %s: %w", c.cfg.ID, err)
+	}
+	return nil
+}
+
+// Reasons of an EndError beside those of vmm.Reason.
+const (
+	// ReasonProcess is the reason where the process has ended and not said why.
+	ReasonProcess = "the cell's process has ended"
+	// ReasonClosed is the reason after Close.
+	ReasonClosed = "closed"
+)
+
+// EndError says how a cell has ended. It wraps ErrEnded.
+type EndError struct {
+	// Reason is a vmm.Reason if the cell has told it, or one of the above.
+	Reason string
+	// Detail is the message of the guest's panic, the signal that ended the process, or what else is
+	// known; may be empty.
+	Detail string
+	// Messages are the last lines of what the process itself has said: something if it failed.
+	Messages []string
+	// Console are the last lines of what the guest wrote to its serial console.
+	Console []string
+}
+
+// Error names the reason and the detail, and the last lines of the process and of the console.
+func (e *EndError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: %s", ErrEnded, e.Reason)
+	if e.Detail != "" {
+		fmt.Fprintf(&b, ": %s", e.Detail)
+	}
+	if n := min(4, len(e.Messages)); n > 0 {
+		fmt.Fprintf(&b, "; process: %s", tail.Join(e.Messages[:n]))
+	}
+	if n := min(6, len(e.Console)); n > 0 {
+		fmt.Fprintf(&b, "; console: %s", tail.Join(e.Console[len(e.Console)-n:]))
+	}
+	return b.String()
+}
+
+// Unwrap returns ErrEnded.
+func (e *EndError) Unwrap() error { return ErrEnded }

@@ -1,0 +1,200 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/host"
+)
+
+// What a cell may use of the host beyond its guest's memory.
+const (
+	// overheadMiB is for the process, and for the kernel's own of the virtual machine: page tables, in
+	// proportion to the guest's memory, come on top.
+	overheadMiB = 64
+	// tasks is the number of threads beyond the vCPUs. The Go runtime ends a process that it cannot make
+	// a thread for, so that this is far above what is seen.
+	tasks = 64
+	// removePatience is how long a process that was killed may keep its group busy.
+	removePatience = 5 * time.Second
+)
+
+// group is a cell's control group: a directory in each hierarchy that has one of the controllers.
+type group struct {
+	dirs   []string
+	limits []string // for people
+}
+
+// setting is a value for a file of a group, in the words of both versions.
+type setting struct {
+	controller string
+	v1, v2     string // file
+	value      int64
+	v2value    int64
+	what       string
+}
+
+func settings(vcpus, memoryMiB int) []setting {
+	memory := int64(memoryMiB+memoryMiB/64+overheadMiB) << 20
+	// A vCPU weighs as much as a group does by default.
+	return []setting{
+		{"memory", "memory.limit_in_bytes", "memory.max", memory, memory, fmt.Sprintf("%d MiB", memory>>20)},
+		{"pids", "pids.max", "pids.max", int64(vcpus + tasks), int64(vcpus + tasks), fmt.Sprintf("%d tasks", vcpus+tasks)},
+		{"cpu", "cpu.shares", "cpu.weight", int64(1024 * vcpus), int64(100 * vcpus), fmt.Sprintf("CPU weight of %d", vcpus)},
+	}
+}
+
+// newGroup makes a group, at the root of every hierarchy. When a limit cannot be set, the others hold,
+// and the error says which. The group is to be removed whenever it is not nil.
+func newGroup(id string, vcpus, memoryMiB int) (*group, error) {
+	groups, err := host.Cgroups()
+	if err != nil {
+		return nil, err
+	}
+	if len(groups.Hierarchies) == 0 {
+		return nil, errors.New("no control groups are mounted")
+	}
+	g := &group{}
+	var errs []error
+	for _, s := range settings(vcpus, memoryMiB) {
+		if err := g.set(groups, id, s); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.controller, err))
+			continue
+		}
+		g.limits = append(g.limits, s.what)
+	}
+	return g, errors.Join(errs...)
+}
+
+// set makes the group where the controller is, unless it is there, and sets its limit.
+func (g *group) set(groups host.Cgroup, id string, s setting) error {
+	root, file, value := groups.Hierarchies[s.controller], s.v1, s.value
+	if root == "" {
+		if root = groups.Hierarchies[""]; root == "" {
+			return errors.New("no such controller")
+		}
+		file, value = s.v2, s.v2value
+		if err := enable(root, s.controller); err != nil {
+			return err
+		}
+	}
+	dir := filepath.Join(root, id)
+	if !g.has(dir) {
+		err := os.Mkdir(dir, 0o755)
+		if errors.Is(err, fs.ErrExist) && unix.Rmdir(dir) == nil { // an owner was killed before it could
+			err = os.Mkdir(dir, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+		g.dirs = append(g.dirs, dir)
+	}
+	return os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(value, 10)), 0)
+}
+
+func (g *group) has(dir string) bool {
+	for _, d := range g.dirs {
+		if d == dir {
+			return true
+		}
+	}
+	return false
+}
+
+// enable makes a controller of version 2 available to groups below root.
+func enable(root, controller string) error {
+	enabled, err := os.ReadFile(filepath.Join(root, "cgroup.subtree_control"))
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(enabled)) {
+		if name == controller {
+			return nil
+		}
+	}
+	return os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+controller), 0)
+}
+
+// join moves a process into the group.
+func (g *group) join(pid int) error {
+	var errs []error
+	for _, dir := range g.dirs {
+		errs = append(errs, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))
+	}
+	return errors.Join(errs...)
+}
+
+// describe names the limits.
+func (g *group) describe() string {
+	if g == nil {
+		return ""
+	}
+	return strings.Join(g.limits, ", ")
+}
+
+// remove removes the group. The kernel refuses while a killed process is still ending.
+func (g *group) remove() error {
+	ctx, cancel := context.WithTimeout(context.Background(), removePatience)
+	defer cancel()
+	var errs []error
+	for _, dir := range g.dirs {
+		errs = append(errs, removeDir(ctx, dir))
+	}
+	return errors.Join(errs...)
+}
+
+func removeDir(ctx context.Context, dir string) error {
+	for {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("remove control group %s: %w", dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("remove control group %s: %w", dir, err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Sweep removes the control groups of cells whose IDs begin with prefix, and returns how many it has
+// removed. It is for those of an owner that was killed: its cells die with it, their groups stay. A
+// group whose process is still ending is waited for until ctx ends.
+func Sweep(ctx context.Context, prefix string) (int, error) {
+	groups, err := host.Cgroups()
+	if err != nil {
+		return 0, err
+	}
+	swept := map[string]bool{}
+	var errs []error
+	for _, root := range groups.Hierarchies {
+		entries, err := os.ReadDir(root)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, e := range entries {
+			if !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) {
+				continue
+			}
+			if err := removeDir(ctx, filepath.Join(root, e.Name())); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			swept[e.Name()] = true
+		}
+	}
+	return len(swept), errors.Join(errs...)
+}

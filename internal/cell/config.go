@@ -1,0 +1,78 @@
+package cell
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/aethervm/aether/vmm"
+)
+
+// ErrConfig is wrapped by errors about a Config that describes no cell; those about its virtual machine
+// wrap vmm.ErrConfig or vmm.ErrKernel.
+var ErrConfig = errors.New("cell: invalid configuration")
+
+// Config is what a cell is made of. Files stay the caller's, who may close them when Start has
+// returned.
+type Config struct {
+	// ID names the cell: 1 to 64 letters, digits and '-'. Two cells of one host must not share one at
+	// the same time. It begins with what tells whose it is ("aether-" and the ID of a lease), so that
+	// [Sweep] finds what a killed owner has left: the cell's control group has it as its name.
+	ID string
+	// Program is what the cell's process executes: that of package cellbinary, or another program that
+	// calls Main. It must be open for reading, and executable for all users.
+	Program *os.File
+	// Kernel, Initramfs, Disks, Cmdline, VCPUs and MemoryMiB are as in vmm.Config.
+	Kernel, Initramfs *os.File
+	Disks             []*os.File
+	Cmdline           string
+	VCPUs, MemoryMiB  int
+	// Network gives the guest a network card; nil for none. The rules are enforced here, by the owner of
+	// the cell, who also opens the flows: the cell itself has no network. Network.Denied, Dial and
+	// Resolve are called in this process, from several goroutines.
+	Network *vmm.Network
+	// Console, if not nil, gets what the guest writes to its serial console, from one goroutine. A Write
+	// holds up the guest, and Close; errors are ignored.
+	Console io.Writer
+}
+
+const (
+	maxID = 64
+	// maxCmdline is more than any kernel takes, and leaves room in a message.
+	maxCmdline = 16 << 10
+	// maxRules bounds the rules of a network for the same reason.
+	maxRules = 256
+)
+
+func (c *Config) check() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
+	}
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
+	switch {
+	case c.ID == "" || len(c.ID) > maxID || strings.Trim(c.ID, letters) != "" || c.ID[0] == '-':
+		return bad("ID %q: 1 to %d letters, digits and '-' are needed", c.ID, maxID)
+	case c.Program == nil:
+		return bad("no program")
+	case c.Kernel == nil:
+		return bad("no kernel")
+	case len(c.Disks) > vmm.MaxDisks:
+		return bad("%d disks; up to %d are possible", len(c.Disks), vmm.MaxDisks)
+	case len(c.Cmdline) > maxCmdline:
+		return bad("a kernel command line of %d bytes; up to %d are possible", len(c.Cmdline), maxCmdline)
+	case c.Network != nil && len(c.Network.Allow) > maxRules:
+		return bad("%d rules for the network; up to %d are possible", len(c.Network.Allow), maxRules)
+	case c.VCPUs < 1 || c.VCPUs > vmm.MaxVCPUs:
+		return bad("%d vCPUs; 1 to %d are possible", c.VCPUs, vmm.MaxVCPUs)
+	case c.MemoryMiB < vmm.MinMemoryMiB || c.MemoryMiB > vmm.MaxMemoryMiB:
+		return bad("%d MiB of memory; %d to %d are possible", c.MemoryMiB, vmm.MinMemoryMiB, vmm.MaxMemoryMiB)
+	}
+	for i, d := range c.Disks {
+		if d == nil {
+			return bad("disk %d is missing", i)
+		}
+	}
+	return nil
+}
