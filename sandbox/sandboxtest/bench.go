@@ -18,7 +18,7 @@ func Bench(b *testing.B, c Config) {
 		return d
 	}
 	create := func(b *testing.B, d sandbox.Driver) sandbox.Sandbox {
-		box, err := d.Create(b.Context(), sandbox.Spec{Image: c.Image})
+		box, err := d.Create(b.Context(), sandbox.Spec{Image: c.Image, VCPUs: c.VCPUs})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -102,7 +102,7 @@ func sandboxProcesses() ([]process, error) {
 }
 
 func ofSandbox(name string) bool {
-	for _, mark := range []string{"runsc", "containerd-shim", "runc", "aether-agent", "/.aether/"} {
+	for _, mark := range []string{"runsc", "containerd-shim", "runc", "aether-agent", "aether-cell", "/.aether/"} {
 		if strings.Contains(name, mark) {
 			return true
 		}

@@ -30,6 +30,8 @@ type Config struct {
 	// Traces lists what the system keeps for sandboxes where the suite cannot see it, one line for
 	// each thing: containers, images, networks. It may be nil.
 	Traces func(ctx context.Context) ([]string, error)
+	// VCPUs of all sandboxes but those that ask for a number themselves; 0 is the default of a Spec.
+	VCPUs int
 	// QuickExecs is how many times `true` is run in a row; 0 means 1,000.
 	QuickExecs int
 }
@@ -92,7 +94,7 @@ func (s *suite) with(t *testing.T, name string, f func(t *testing.T, b *box)) {
 	})
 }
 
-func (s *suite) spec() sandbox.Spec { return sandbox.Spec{Image: s.Image} }
+func (s *suite) spec() sandbox.Spec { return sandbox.Spec{Image: s.Image, VCPUs: s.VCPUs} }
 
 func (s *suite) create(t *testing.T, d sandbox.Driver) *box {
 	t.Helper()

@@ -35,11 +35,6 @@ func systems() []system {
 	const published = "`aether rank` shows its published figures"
 	return []system{
 		{
-			name:    "aethervm",
-			title:   "AetherVM",
-			missing: "use another system; `aether doctor` lists what this host has",
-		},
-		{
 			name:        "firecracker",
 			title:       "Firecracker",
 			programs:    []string{"firecracker"},
@@ -88,10 +83,6 @@ func (d *driver) System() string { return d.system.name }
 // Probe looks for the system's programs and says why they are of no use here.
 func (d *driver) Probe(ctx context.Context) sandbox.Info {
 	info := sandbox.Info{System: d.system.name, Remedy: d.system.missing}
-	if len(d.system.programs) == 0 {
-		info.Reason = d.system.title + " is not built yet in this version of aether"
-		return info
-	}
 	path, ok := d.find()
 	if !ok {
 		info.Reason = fmt.Sprintf("no %s on PATH, and aether has no driver for %s yet",

@@ -40,7 +40,7 @@ func TestAbsenceIsExplained(t *testing.T) {
 			}
 		}
 	}
-	want := "aethervm firecracker cloud-hypervisor kata"
+	want := "firecracker cloud-hypervisor kata"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("systems %q, want %q", got, want)
 	}

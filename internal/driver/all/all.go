@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/aethervm/aether/internal/driver/absent"
+	"github.com/aethervm/aether/internal/driver/aethervm"
 	"github.com/aethervm/aether/internal/driver/docker"
 	"github.com/aethervm/aether/internal/driver/gvisor"
 	"github.com/aethervm/aether/internal/driver/qemu"
@@ -37,6 +38,7 @@ func Drivers(opts Options) []sandbox.Driver {
 		system vms.VM
 		driver func() (sandbox.Driver, error)
 	}{
+		{vms.AetherVM, func() (sandbox.Driver, error) { return aethervm.New() }},
 		{vms.Docker, func() (sandbox.Driver, error) { return docker.New(docker.Options{Runtime: opts.DockerRuntime}) }},
 		{vms.GVisor, func() (sandbox.Driver, error) { return gvisor.New() }},
 		{vms.QEMUKVM, func() (sandbox.Driver, error) { return qemu.New() }},

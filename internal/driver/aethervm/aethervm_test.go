@@ -1,0 +1,68 @@
+package aethervm
+
+import (
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/aethervm/aether/internal/kvm"
+	"github.com/aethervm/aether/internal/testenv"
+	"github.com/aethervm/aether/sandbox"
+	"github.com/aethervm/aether/sandbox/sandboxtest"
+)
+
+func newDriver() (sandbox.Driver, error) { return New() }
+
+func TestMain(m *testing.M) { sandboxtest.Main(m, newDriver) }
+
+// available goes on only if AetherVM can be used here.
+func available(t testing.TB) {
+	t.Helper()
+	testenv.Root(t)
+	testenv.Agent(t)
+	reality, err := kvm.Probe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reality.Real() {
+		testenv.Require(t, "KVM", reality.Reason)
+	}
+	d, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if info := d.Probe(t.Context()); !info.Available {
+		testenv.Require(t, "KVM", info.Reason+"; "+info.Remedy)
+	}
+}
+
+// quickExecs is less than the suite's default: each took 90 to 200 ms in a lab on a busy host.
+const quickExecs = 200
+
+// TestConformance runs the suite with the guest kernel that AETHER_KERNEL names, and with as many vCPUs
+// as AETHER_TEST_VCPUS says.
+func TestConformance(t *testing.T) {
+	available(t)
+	testenv.TempRun(t)
+	sandboxtest.Run(t, sandboxtest.Config{New: newDriver, Image: testenv.Image(t), VCPUs: vcpus(t), QuickExecs: quickExecs})
+}
+
+func BenchmarkSandbox(b *testing.B) {
+	available(b)
+	sandboxtest.Bench(b, sandboxtest.Config{New: newDriver, Image: testenv.Image(b), VCPUs: vcpus(b)})
+}
+
+// vcpus is what the environment asks for; 0 is the default.
+func vcpus(t testing.TB) int {
+	t.Helper()
+	text := os.Getenv("AETHER_TEST_VCPUS")
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("AETHER_TEST_VCPUS is %q: a number of vCPUs is needed", text)
+	}
+	return n
+}

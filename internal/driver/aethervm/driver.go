@@ -1,0 +1,131 @@
+// Package aethervm drives AetherVM, the hypervisor of this repository: each sandbox is a virtual
+// machine in a cell, a jailed process of its own, with a stock Linux kernel and the guest agent as its
+// init process.
+package aethervm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aethervm/aether/internal/agentsandbox"
+	"github.com/aethervm/aether/internal/cell"
+	"github.com/aethervm/aether/internal/hostdir"
+	"github.com/aethervm/aether/internal/keeper"
+	"github.com/aethervm/aether/internal/kvm"
+	"github.com/aethervm/aether/internal/lazy"
+	"github.com/aethervm/aether/internal/lease"
+	"github.com/aethervm/aether/sandbox"
+	"github.com/aethervm/aether/vmm"
+)
+
+// System is the canonical name of the system.
+const System = "aethervm"
+
+// Driver drives AetherVM. It implements sandbox.Driver.
+type Driver struct {
+	keeper      *keeper.Keeper[*lease.Lease]
+	guest       lazy.Value[*agentsandbox.Guest]
+	confinement lazy.Value[cell.Confinement] // as of a trial
+}
+
+// New returns a driver. It starts nothing yet.
+func New() (*Driver, error) {
+	return &Driver{keeper: keeper.New(System, acquire, (*lease.Lease).Release)}, nil
+}
+
+// acquire takes the lease of a driver, for its first machine.
+func acquire() (*lease.Lease, error) {
+	root, err := hostdir.RunOf(System)
+	if err != nil {
+		return nil, err
+	}
+	return lease.Acquire(root)
+}
+
+// System is sandbox.Driver's.
+func (d *Driver) System() string { return System }
+
+// Create is sandbox.Driver's.
+func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	const op = "create"
+	spec, err := agentsandbox.Check(op, System, spec)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Network != sandbox.NetworkNone {
+		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
+			Detail: "the guest agent does not set up a network card", Remedy: "use network \"none\", or another system"}
+	}
+	if spec.VCPUs > vmm.MaxVCPUs {
+		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
+			Detail: fmt.Sprintf("%d vCPUs", spec.VCPUs), Remedy: fmt.Sprintf("ask for %d at most", vmm.MaxVCPUs)}
+	}
+	s, err := d.keeper.Start(ctx, op, func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
+		return d.launch(ctx, op, owned, spec)
+	})
+	if err != nil && ctx.Err() == nil {
+		return nil, agentsandbox.Typed(op, System, "", err)
+	}
+	return s, err
+}
+
+// launch starts a machine and waits until its agent has taken it over.
+func (d *Driver) launch(ctx context.Context, op string, owned *lease.Lease, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	guest, err := d.host(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := agentsandbox.RootDisk(ctx, System, spec.Image)
+	if err != nil {
+		return nil, err
+	}
+	defer disk.Close()
+	id := lease.NewID()
+	m, err := startMachine(ctx, owned, id, spec, guest, disk)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sandbox{machine: m, Sandbox: agentsandbox.New(agentsandbox.Config{
+		System: System, ID: id, Spec: spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
+	})}
+	if err := s.BringUp(ctx, m.connect, s.Configure); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// host makes sure that this host can run guests, and returns what they boot from.
+func (d *Driver) host(ctx context.Context, op string) (*agentsandbox.Guest, error) {
+	reality, err := kvm.Probe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !reality.Real() {
+		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnavailable,
+			Detail: fmt.Sprintf("%s is %s: %s", kvm.Device, reality.State, reality.Reason), Remedy: reality.Remedy}
+	}
+	return d.guest.Get(ctx, func(ctx context.Context) (*agentsandbox.Guest, error) {
+		return agentsandbox.OpenGuest(ctx, System, guestModules)
+	})
+}
+
+// guestModules are the kernel modules that a guest needs, whichever of them its kernel has as modules.
+// That of the sockets is the last: when it is there, the host takes the guest to be ready.
+var guestModules = []string{
+	"virtio_mmio", "virtio_blk", "virtio_rng", "virtio_balloon", "virtio_net", "erofs", "overlay",
+	"vmw_vsock_virtio_transport",
+}
+
+// probeTimeout is what the contract grants Probe.
+const probeTimeout = 30 * time.Second
+
+// Close is sandbox.Driver's.
+func (d *Driver) Close() error {
+	err := d.keeper.Close()
+	if guest, ok := d.guest.Take(); ok {
+		err = errors.Join(err, guest.Close())
+	}
+	return err
+}

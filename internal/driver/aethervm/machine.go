@@ -1,0 +1,125 @@
+package aethervm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/agentsandbox"
+	"github.com/aethervm/aether/internal/cell"
+	"github.com/aethervm/aether/internal/cellbinary"
+	"github.com/aethervm/aether/internal/lease"
+	"github.com/aethervm/aether/sandbox"
+)
+
+// A guest's RAM is what its programs may use and, on top, what the guest itself takes: the kernel with
+// its initial file system, page tables, slabs and the agent, and a page descriptor of 64 bytes for each
+// page of 4 KiB. The host only pays for pages that the guest touches.
+const (
+	kernelBaseMiB = 96
+	kernelShare   = 4096 / 64
+)
+
+// ramMiB is the RAM of a guest whose programs may use so much.
+func ramMiB(programs int) int { return programs + kernelBaseMiB + programs/kernelShare }
+
+// cellsOf is how the names of all cells of a lease begin; the sandbox's ID follows.
+func cellsOf(leaseID string) string { return "aether-" + leaseID + "-" }
+
+// machine is a cell. It implements agentsandbox.Machine and Channel.
+type machine struct {
+	dir  string // its mark in the lease
+	cell *cell.Cell
+	ram  int64 // bytes
+
+	closing sync.Once
+	err     error
+}
+
+// startMachine starts a cell. The guest is booting when it returns. When ctx ends, what was begun is
+// undone.
+func startMachine(ctx context.Context, owned *lease.Lease, id string, spec sandbox.Spec, guest *agentsandbox.Guest, disk *os.File) (*machine, error) {
+	program, err := openProgram()
+	if err != nil {
+		return nil, err
+	}
+	// First of all: a sweeper counts what was left by these.
+	dir := filepath.Join(owned.Dir, id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	ram := ramMiB(spec.MemoryMiB)
+	c, err := cell.Start(ctx, cell.Config{
+		ID: cellsOf(owned.ID) + id, Program: program,
+		Kernel: guest.Image, Initramfs: guest.Initrd, Disks: []*os.File{disk},
+		Cmdline: agentsandbox.Cmdline(nil, agentproto.InitVsock),
+		VCPUs:   spec.VCPUs, MemoryMiB: ram,
+	})
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
+	return &machine{dir: dir, cell: c, ram: int64(ram) << 20}, nil
+}
+
+// openProgram opens what cells execute. It stays open.
+func openProgram() (*os.File, error) {
+	program, err := cellbinary.Open()
+	if err != nil {
+		return nil, &sandbox.Error{Op: "probe", System: System, Err: sandbox.ErrUnavailable,
+			Detail: err.Error(), Remedy: "build aether with `make build`"}
+	}
+	return program, nil
+}
+
+// connect makes a channel of the guest's sockets. Dial waits for a guest that is booting.
+func (m *machine) connect(context.Context) (agentsandbox.Channel, error) { return channel{m.cell}, nil }
+
+// channel is a connection an operation. It implements agentsandbox.Channel.
+type channel struct{ cell *cell.Cell }
+
+// Dial connects to the agent.
+func (c channel) Dial(ctx context.Context) (net.Conn, error) {
+	conn, err := c.cell.Dial(ctx, agentproto.Port)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("reach the guest agent: %w", err)
+	}
+	return conn, err
+}
+
+// Lost is nil: the agent is init, so that a guest without it ends.
+func (channel) Lost() <-chan struct{} { return nil }
+
+// Close has nothing to do: the connections end with the cell.
+func (channel) Close() {}
+
+// Exited is closed when the guest, or its process, has ended.
+func (m *machine) Exited() <-chan struct{} { return m.cell.Done() }
+
+// Explain adds what the guest and its process said last to an error that stems from their end.
+func (m *machine) Explain(err error) error {
+	select {
+	case <-m.cell.Done():
+	case <-time.After(time.Second): // a connection ends a moment before the process does
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, m.cell.End())
+}
+
+// Kill ends the process and waits for it. What it had is removed by Close.
+func (m *machine) Kill() { _ = m.cell.Close() } // Close returns the same error
+
+// Close kills the process and removes what it had. It is idempotent.
+func (m *machine) Close() error {
+	m.closing.Do(func() {
+		if m.err = m.cell.Close(); m.err == nil {
+			m.err = os.Remove(m.dir) // else it is left to Sweep
+		}
+	})
+	return m.err
+}

@@ -1,0 +1,69 @@
+package aethervm
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/agentsandbox"
+	"github.com/aethervm/aether/sandbox"
+)
+
+// Sandbox is a virtual machine. Beside sandbox.Sandbox it implements Pauser, Inspector and StatsReader.
+type Sandbox struct {
+	*agentsandbox.Sandbox
+
+	machine *machine
+
+	// state guards whether the machine runs.
+	state  sync.Mutex
+	paused bool
+}
+
+var (
+	_ sandbox.Driver      = (*Driver)(nil)
+	_ sandbox.Pauser      = (*Sandbox)(nil)
+	_ sandbox.Inspector   = (*Sandbox)(nil)
+	_ sandbox.StatsReader = (*Sandbox)(nil)
+)
+
+// Pause is sandbox.Pauser's.
+func (s *Sandbox) Pause(ctx context.Context) error {
+	s.state.Lock()
+	defer s.state.Unlock()
+	return s.Operate(ctx, "pause", func(ctx context.Context) error {
+		if s.paused {
+			return nil
+		}
+		if err := s.machine.cell.Pause(ctx); err != nil {
+			return err
+		}
+		s.paused = true
+		return nil
+	})
+}
+
+// Resume is sandbox.Pauser's. The guest's wall clock is set right.
+func (s *Sandbox) Resume(ctx context.Context) error {
+	s.state.Lock()
+	defer s.state.Unlock()
+	return s.Operate(ctx, "resume", func(ctx context.Context) error {
+		if !s.paused {
+			return nil
+		}
+		if err := s.machine.cell.Resume(ctx); err != nil {
+			return err
+		}
+		s.paused = false
+		return s.Client.Configure(ctx, agentproto.Config{Now: time.Now()})
+	})
+}
+
+// HostProcesses is sandbox.Inspector's.
+func (s *Sandbox) HostProcesses(context.Context) ([]sandbox.HostProcess, error) {
+	if err := s.Ended("inspect"); err != nil {
+		return nil, err
+	}
+	return []sandbox.HostProcess{{PID: s.machine.cell.PID(), Role: sandbox.RoleGuest, GuestRAM: s.machine.ram}}, nil
+}
