@@ -48,6 +48,11 @@ func guestMain() {
 		return string(text)
 	}
 	fmt.Printf("guest cpus=%d\n", strings.Count(read("/proc/cpuinfo"), "processor\t"))
+	for line := range strings.Lines(read("/proc/iomem")) {
+		if strings.Contains(line, "System RAM") {
+			fmt.Printf("guest ram=%s\n", strings.TrimSpace(line))
+		}
+	}
 	fmt.Printf("guest clock=%s\n", read("/sys/devices/system/clocksource/clocksource0/current_clocksource"))
 	if strings.Contains(read("/proc/cmdline"), "test.panic") {
 		os.Exit(3)
@@ -173,11 +178,22 @@ func waitLinux(t *testing.T, m *Machine) End {
 }
 
 func TestLinux(t *testing.T) {
-	for _, vcpus := range []int{1, 2} {
-		t.Run(fmt.Sprintf("%d vCPUs", vcpus), func(t *testing.T) {
-			m := bootLinux(t, vcpus, 256, "")
+	const hole = guestmem.HoleEnd - guestmem.HoleStart
+	for _, size := range []struct {
+		vcpus  int
+		ramMiB uint64
+	}{{1, 64}, {2, 256}, {4, 256}, {1, 5 << 10}} {
+		t.Run(fmt.Sprintf("%d vCPUs %d MiB", size.vcpus, size.ramMiB), func(t *testing.T) {
+			m := bootLinux(t, size.vcpus, size.ramMiB, "")
 			end := waitLinux(t, m)
-			for _, want := range []string{fmt.Sprintf("guest cpus=%d\r\n", vcpus), "guest clock=kvm-clock", "guest done"} {
+			wants := []string{fmt.Sprintf("guest cpus=%d\r\n", size.vcpus), "guest clock=kvm-clock", "guest done"}
+			// The last byte of RAM, above the hole if it does not fit below.
+			last := size.ramMiB<<20 - 1
+			if last >= guestmem.HoleStart {
+				last += hole
+			}
+			wants = append(wants, fmt.Sprintf("-%08x : System RAM\r\n", last))
+			for _, want := range wants {
 				if !strings.Contains(string(end.Console), want) {
 					t.Errorf("the guest did not print %q", want)
 				}
