@@ -39,7 +39,7 @@ func guestFiles(t testing.TB) (*agentsandbox.Guest, *os.File) {
 		t.Fatal(err)
 	}
 	if !reality.Real() {
-		testenv.Require(t, "KVM", reality.Reason)
+		testenv.Require(t, "REAL_KVM", reality.Reason)
 	}
 	img := testenv.Image(t)
 	testenv.Agent(t)

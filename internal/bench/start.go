@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -130,18 +131,33 @@ type pattern struct {
 // patternPeriod has no common factor with the sizes of buffers, so that lost or repeated ones show.
 const patternPeriod = 251
 
-func (p *pattern) Read(b []byte) (int, error) {
+// patternBlock is many periods of the pattern.
+var patternBlock = func() []byte {
+	b := make([]byte, patternPeriod*1024)
 	for i := range b {
-		b[i] = byte((p.at + int64(i)) % patternPeriod)
+		b[i] = byte(i % patternPeriod)
 	}
-	p.at += int64(len(b))
-	return len(b), nil
+	return b
+}()
+
+// next is what comes next, n bytes at most.
+func (p *pattern) next(n int) []byte {
+	b := patternBlock[p.at%patternPeriod:]
+	return b[:min(n, len(b))]
+}
+
+func (p *pattern) Read(b []byte) (int, error) {
+	n := copy(b, p.next(len(b)))
+	p.at += int64(n)
+	return n, nil
 }
 
 func (p *pattern) Write(b []byte) (int, error) {
-	for i, c := range b {
-		p.wrong = p.wrong || c != byte((p.at+int64(i))%patternPeriod)
+	for rest := b; len(rest) > 0; {
+		want := p.next(len(rest))
+		p.wrong = p.wrong || !bytes.Equal(rest[:len(want)], want)
+		p.at += int64(len(want))
+		rest = rest[len(want):]
 	}
-	p.at += int64(len(b))
 	return len(b), nil
 }

@@ -109,7 +109,7 @@ func linuxConfig(t testing.TB, vcpus int) (Config, []byte) {
 		t.Fatal(err)
 	}
 	if !reality.Real() {
-		testenv.Require(t, "KVM", reality.Reason)
+		testenv.Require(t, "REAL_KVM", reality.Reason)
 	}
 	state, err := hostdir.State()
 	if err != nil {

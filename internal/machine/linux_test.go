@@ -84,7 +84,7 @@ func bootLinux(t *testing.T, vcpus int, ramMiB uint64, cmdline string, devices .
 		t.Fatal(err)
 	}
 	if !reality.Real() {
-		testenv.Require(t, "KVM", reality.Reason)
+		testenv.Require(t, "REAL_KVM", reality.Reason)
 	}
 	state, err := hostdir.State()
 	if err != nil {

@@ -25,7 +25,7 @@ func available(t testing.TB) {
 		t.Fatal(err)
 	}
 	if !reality.Real() {
-		testenv.Require(t, "KVM", reality.Reason)
+		testenv.Require(t, "REAL_KVM", reality.Reason)
 	}
 	d, err := New()
 	if err != nil {
@@ -33,7 +33,7 @@ func available(t testing.TB) {
 	}
 	defer d.Close()
 	if info := d.Probe(t.Context()); !info.Available {
-		testenv.Require(t, "KVM", info.Reason+"; "+info.Remedy)
+		testenv.Require(t, "REAL_KVM", info.Reason+"; "+info.Remedy)
 	}
 }
 
