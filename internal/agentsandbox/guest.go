@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,9 @@ type Guest struct {
 }
 
 // OpenGuest opens the kernel that guests are to run and makes an initramfs of the agent and of those
-// of the given kernel modules that the kernel has not built in.
-func OpenGuest(ctx context.Context, system string, modules []string) (*Guest, error) {
+// of the given kernel modules that the kernel has not built in. The agent serves when modules are loaded,
+// and loads the late ones a while after, or when it is to set up a network.
+func OpenGuest(ctx context.Context, system string, modules []string, late ...string) (*Guest, error) {
 	agent, err := guestagent.Path()
 	if err != nil {
 		return nil, &sandbox.Error{Op: "probe", System: system, Err: sandbox.ErrUnavailable,
@@ -59,7 +61,7 @@ func OpenGuest(ctx context.Context, system string, modules []string) (*Guest, er
 	if g.Image, err = os.Open(k.Vmlinux()); err != nil {
 		return nil, err
 	}
-	if g.Initrd, err = buildInitrd(agent, k, modules); err != nil {
+	if g.Initrd, err = buildInitrd(agent, k, modules, late); err != nil {
 		return nil, errors.Join(err, g.Image.Close())
 	}
 	return g, nil
@@ -69,14 +71,21 @@ func OpenGuest(ctx context.Context, system string, modules []string) (*Guest, er
 func (g *Guest) Close() error { return errors.Join(g.Image.Close(), g.Initrd.Close()) }
 
 // buildInitrd makes the guest's first root file system: the agent as init, and kernel modules.
-func buildInitrd(agent string, k kernel.Kernel, modules []string) (*os.File, error) {
+func buildInitrd(agent string, k kernel.Kernel, modules, late []string) (*os.File, error) {
 	files := []initramfs.File{{Name: "init", Mode: 0o755, Source: agent}}
-	var order bytes.Buffer
-	for _, m := range k.Load(modules...) {
-		fmt.Fprintln(&order, m.Name)
+	early := len(k.Load(modules...))
+	var order, later bytes.Buffer
+	for i, m := range k.Load(slices.Concat(modules, late)...) { // those of modules come first
+		list := &order
+		if i >= early {
+			list = &later
+		}
+		fmt.Fprintln(list, m.Name)
 		files = append(files, initramfs.File{Name: "modules/" + m.Name + ".ko", Mode: 0o644, Source: k.ModulePath(m)})
 	}
-	files = append(files, initramfs.File{Name: "modules/order", Mode: 0o644, Data: order.Bytes()})
+	files = append(files,
+		initramfs.File{Name: "modules/order", Mode: 0o644, Data: order.Bytes()},
+		initramfs.File{Name: "modules/late", Mode: 0o644, Data: later.Bytes()})
 	f, err := newMemfile("aether-initrd")
 	if err != nil {
 		return nil, err

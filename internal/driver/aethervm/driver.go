@@ -107,16 +107,17 @@ func (d *Driver) host(ctx context.Context, op string) (*agentsandbox.Guest, erro
 			Detail: fmt.Sprintf("%s is %s: %s", kvm.Device, reality.State, reality.Reason), Remedy: reality.Remedy}
 	}
 	return d.guest.Get(ctx, func(ctx context.Context) (*agentsandbox.Guest, error) {
-		return agentsandbox.OpenGuest(ctx, System, guestModules)
+		return agentsandbox.OpenGuest(ctx, System, guestModules, lateModules...)
 	})
 }
 
 // guestModules are the kernel modules that a guest needs, whichever of them its kernel has as modules.
 // That of the sockets is the last: when it is there, the host takes the guest to be ready.
-var guestModules = []string{
-	"virtio_mmio", "virtio_blk", "virtio_rng", "virtio_balloon", "virtio_net", "erofs", "overlay",
-	"vmw_vsock_virtio_transport",
-}
+var guestModules = []string{"virtio_mmio", "virtio_blk", "erofs", "overlay", "vmw_vsock_virtio_transport"}
+
+// lateModules are those without which a guest can begin: each takes time that its first program would
+// wait for.
+var lateModules = []string{"virtio_rng", "virtio_balloon", "virtio_net"}
 
 // probeTimeout is what the contract grants Probe.
 const probeTimeout = 30 * time.Second

@@ -20,6 +20,7 @@ type machine struct {
 	groups  *cgroups
 	reaper  *reaper
 	changes *os.File // the file system of what is written
+	late    *lateModules
 
 	mu     sync.Mutex
 	frozen bool
@@ -101,6 +102,9 @@ func (m *machine) Configure(c agentproto.Config) error {
 		}
 	}
 	if c.Network.Address.IsValid() {
+		if err := m.late.load(); err != nil { // the card's driver is one of them
+			return err
+		}
 		return setUpNetwork(c.Network)
 	}
 	return nil

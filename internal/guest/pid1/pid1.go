@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/aethervm/aether/internal/guest/serve"
 )
@@ -34,6 +35,12 @@ func Run(c Channel) error {
 		return fmt.Errorf("init: %w", err)
 	}
 	go m.reaper.run()
+	time.AfterFunc(lateDelay, func() {
+		// The machine is of use without them; who needs one asks for it, and is told.
+		if err := m.late.load(); err != nil {
+			fmt.Fprintln(os.Stderr, "init:", err)
+		}
+	})
 	return fmt.Errorf("init: %w", c.serve(&serve.Server{Machine: m}))
 }
 
@@ -43,6 +50,10 @@ func boot(c Channel) (*machine, error) {
 		return nil, err
 	}
 	if err := loadModules(moduleList, c.beforeModule); err != nil {
+		return nil, err
+	}
+	late, err := openLateModules(lateList)
+	if err != nil {
 		return nil, err
 	}
 	changes, err := switchRoot()
@@ -56,5 +67,7 @@ func boot(c Channel) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newMachine(groups, changes), nil
+	m := newMachine(groups, changes)
+	m.late = late
+	return m, nil
 }

@@ -35,6 +35,38 @@ func TestLoadModules(t *testing.T) {
 	}
 }
 
+func TestLateModules(t *testing.T) {
+	dir := t.TempDir()
+	list := filepath.Join(dir, "late")
+	none, err := openLateModules(list)
+	if err != nil || none.load() != nil {
+		t.Errorf("without a list: %v, %v", none, err)
+	}
+	if err := os.WriteFile(list, []byte("one\ntwo\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "one.ko"), []byte("no module"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openLateModules(list); err == nil {
+		t.Error("a module is not there, and nobody says so")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "two.ko"), []byte("no module"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	late, err := openLateModules(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil { // as the files are when the root has changed
+		t.Fatal(err)
+	}
+	first, again := late.load(), late.load()
+	if first == nil || again == nil || first.Error() != again.Error() {
+		t.Errorf("files that are no modules were loaded: %v, then %v", first, again)
+	}
+}
+
 func TestCgroupFiles(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{"pids.current": "12\n", "cpu.stat": "usage_usec 77\nuser_usec 5\n", "memory.max": "max\n"} {
