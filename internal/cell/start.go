@@ -93,8 +93,14 @@ func (c *Cell) begin(files []*os.File) (Confinement, error) {
 	return nil, errors.New(strings.Join(refused, "; "))
 }
 
+// buildPatience is how long a process may take to confine itself and to build its machine. It takes tens of
+// milliseconds, and a second or two where KVM is emulated.
+const buildPatience = time.Minute
+
 // boot tells the process what to build and waits until the guest runs.
 func (c *Cell) boot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildPatience, fmt.Errorf("it has not built its machine in %v", buildPatience))
+	defer cancel()
 	filter, err := filterFor(c.process.ownPID())
 	if err != nil {
 		return err
