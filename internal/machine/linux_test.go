@@ -182,7 +182,7 @@ func TestLinux(t *testing.T) {
 	for _, size := range []struct {
 		vcpus  int
 		ramMiB uint64
-	}{{1, 64}, {2, 256}, {4, 256}, {1, 5 << 10}} {
+	}{{1, 128}, {2, 256}, {4, 256}, {1, 5 << 10}} {
 		t.Run(fmt.Sprintf("%d vCPUs %d MiB", size.vcpus, size.ramMiB), func(t *testing.T) {
 			m := bootLinux(t, size.vcpus, size.ramMiB, "")
 			end := waitLinux(t, m)
