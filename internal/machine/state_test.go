@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/kvm"
 )
@@ -134,7 +133,7 @@ func TestCopyEndsAsTheOriginalWould(t *testing.T) {
 	}
 	code = append(append(code, say("went on")...), powerOff...)
 	var console bytes.Buffer
-	m, mem := start(t, Config{Console: &console}, code...)
+	m, _ := start(t, Config{Console: &console}, code...)
 	m.Pause()
 	image, s := f.branch(t, m)
 	m.Resume()
@@ -151,7 +150,6 @@ func TestCopyEndsAsTheOriginalWould(t *testing.T) {
 	if _, err := m.State(f.msrs); err == nil {
 		t.Error("the state of a machine that has ended was read")
 	}
-	_ = mem
 }
 
 func TestRestoreRefusesWhatDoesNotFit(t *testing.T) {
@@ -270,7 +268,6 @@ func BenchmarkFork(b *testing.B) {
 	m, _ := start(b, Config{}, code...)
 	m.Pause()
 	image, s := f.branch(b, m)
-	var said atomic.Int64
 	for b.Loop() {
 		mem, err := image.Fork(guestmem.Options{})
 		if err != nil {
@@ -282,7 +279,6 @@ func BenchmarkFork(b *testing.B) {
 			if !once.Swap(true) {
 				close(first)
 			}
-			said.Add(1)
 			return len(p), nil
 		})
 		child, err := New(cfg)
@@ -300,7 +296,6 @@ func BenchmarkFork(b *testing.B) {
 		}
 		b.StartTimer()
 	}
-	_ = boot.SerialPort
 }
 
 type writerFunc func(p []byte) (int, error)
