@@ -109,24 +109,15 @@ func makeBase(ctx context.Context, dir, work string, phase func(string)) error {
 	return writeJSON(filepath.Join(dir, manifestName), m)
 }
 
-// hostSources are the sources that this host's apt has for the suite.
-func hostSources(ctx context.Context) (string, error) {
+func debootstrap(ctx context.Context, root string) error {
 	targets, err := run(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
 	if err != nil {
-		return "", err
+		return err
 	}
 	sources := debianSources(targets)
 	if sources == "" {
-		return "", &sandbox.Error{Op: "lab build", Err: sandbox.ErrUnavailable,
+		return &sandbox.Error{Op: "lab build", Err: sandbox.ErrUnavailable,
 			Detail: "apt on this host has no source for Debian " + suite, Remedy: "add one below /etc/apt/sources.list.d"}
-	}
-	return sources, nil
-}
-
-func debootstrap(ctx context.Context, root string) error {
-	sources, err := hostSources(ctx)
-	if err != nil {
-		return err
 	}
 	tool, err := findTool("mmdebstrap", "mmdebstrap")
 	if err != nil {
@@ -164,17 +155,6 @@ func debianSources(targets string) string {
 		return ""
 	}
 	return b.String()
-}
-
-// backportsSource is the source of emulatorSuite on the mirror that has the suite. Mirrors have all
-// suites; the host need not use it itself.
-func backportsSource(sources string) string {
-	for line := range strings.Lines(sources) {
-		if before, ok := strings.CutSuffix(line, " "+suite+" main\n"); ok {
-			return before + " " + emulatorSuite + " main\n"
-		}
-	}
-	return ""
 }
 
 // installKernel unpacks the kernel's package to work/kernel and moves its modules to the root. It

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/aethervm/aether/internal/debian"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -90,19 +91,18 @@ func ensureEmulator(ctx context.Context, dir, work string, old Image, phase func
 // makeEmulator makes an emulator directory in dir. work is a directory for what is of no use afterwards.
 func makeEmulator(ctx context.Context, dir, work string, phase func(string)) error {
 	phase("download QEMU")
-	sources, err := hostSources(ctx)
-	if err != nil {
+	unpacked := filepath.Join(work, "qemu")
+	if err := os.Mkdir(unpacked, 0o755); err != nil {
 		return err
 	}
-	apt := filepath.Join(work, "apt")
-	debs, err := downloadPackages(ctx, apt, backportsSource(sources), emulatorPackages)
+	// The archive knows the one suite, so each package is of that suite or is not found.
+	debs, err := debian.Download(ctx, work, emulatorSuite, emulatorPackages...)
 	if err != nil {
 		return err
 	}
 	phase("unpack QEMU")
-	unpacked := filepath.Join(apt, "unpacked")
 	for _, deb := range debs {
-		if _, err := run(ctx, "dpkg-deb", "-x", deb, unpacked); err != nil {
+		if err := errors.Join(debian.Unpack(ctx, deb, unpacked), os.Remove(deb)); err != nil {
 			return err
 		}
 	}
@@ -122,49 +122,7 @@ func makeEmulator(ctx context.Context, dir, work string, phase func(string)) err
 	if _, err := qemuVersion(ctx, binary); err != nil {
 		return err
 	}
-	return os.RemoveAll(apt)
-}
-
-// downloadPackages gets packages, but not what they depend on, from one source. All that apt reads and
-// writes is in dir, so that neither the host's configuration nor its lists change.
-func downloadPackages(ctx context.Context, dir, source string, packages []string) ([]string, error) {
-	lists, cache, list := filepath.Join(dir, "lists"), filepath.Join(dir, "cache"), filepath.Join(dir, "sources.list")
-	debs := filepath.Join(dir, "debs")
-	for _, d := range []string{filepath.Join(lists, "partial"), filepath.Join(cache, "archives/partial"), debs} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.WriteFile(list, []byte(source), 0o644); err != nil {
-		return nil, err
-	}
-	apt := func(args ...string) error {
-		options := []string{
-			"-qq", "-o", "Dir::Etc::SourceList=" + list, "-o", "Dir::Etc::SourceParts=/dev/null",
-			"-o", "Dir::Etc::Preferences=/dev/null", "-o", "Dir::Etc::PreferencesParts=/dev/null",
-			"-o", "Dir::State::Lists=" + lists, "-o", "Dir::Cache=" + cache,
-			// Of another distribution, whose names of packages mean something else.
-			"-o", "Dir::State::status=/dev/null",
-			"-o", "APT::Architecture=amd64", "-o", "APT::Architectures=amd64",
-			"-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3",
-			"-o", "APT::Update::Error-Mode=any", "-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
-		}
-		cmd := command(ctx, "apt-get", append(options, args...)...)
-		cmd.Dir = debs
-		return runCommand(cmd, nil)
-	}
-	if err := apt("update"); err != nil {
-		return nil, err
-	}
-	// The only source is the one suite, so each package is of that suite or is not found.
-	if err := apt(append([]string{"download"}, packages...)...); err != nil {
-		return nil, err
-	}
-	found, err := filepath.Glob(filepath.Join(debs, "*.deb"))
-	if err == nil && len(found) != len(packages) {
-		err = fmt.Errorf("apt-get has downloaded %d packages for %s", len(found), strings.Join(packages, ", "))
-	}
-	return found, err
+	return os.RemoveAll(unpacked)
 }
 
 // hostVersion is the major version of the host's QEMU, 0 if there is none that runs.

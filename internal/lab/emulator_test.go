@@ -11,14 +11,6 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-func TestBackportsSource(t *testing.T) {
-	const sources = "deb [signed-by=/k.gpg] http://mirror.example/debian-security/ bookworm-security main\n" +
-		"deb [signed-by=/k.gpg] http://mirror.example/debian/ bookworm main\n"
-	if got, want := backportsSource(sources), "deb [signed-by=/k.gpg] http://mirror.example/debian/ bookworm-backports main\n"; got != want {
-		t.Errorf("got %q", got)
-	}
-}
-
 func TestParseVersion(t *testing.T) {
 	for said, want := range map[string]int{
 		"QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright": 10,
