@@ -8,7 +8,6 @@ import (
 	"os"
 	"reflect"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -374,31 +373,7 @@ func TestFlows(t *testing.T) {
 
 // A stream from one end to the other, each direction ended on its own.
 func TestSplice(t *testing.T) {
-	owner, hostEnd, err := streamPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := syscall.Dup(int(hostEnd.Fd()))
-	if err := errors.Join(err, hostEnd.Close()); err != nil {
-		t.Fatal(err)
-	}
-	host, err := newStream(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, guestFile, err := streamPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	guest, err := net.FileConn(guestFile)
-	if err := errors.Join(err, guestFile.Close()); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		splice(guest, host)
-		close(done)
-	}()
+	owner, program, done := spliced(t)
 	data := strings.Repeat("0123456789abcdef", 1<<16)
 	go func() {
 		_, _ = owner.Write([]byte(data))

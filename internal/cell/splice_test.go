@@ -11,14 +11,13 @@ import (
 	"time"
 )
 
-// What a guest says before it stops to listen is delivered, however much it was sent that it did not
-// read.
-func TestSpliceToOneWhoDoesNotListen(t *testing.T) {
+// spliced passes on between an owner and a program of a guest until both have ended, which closes done.
+func spliced(t *testing.T) (owner, program *net.UnixConn, done <-chan struct{}) {
+	t.Helper()
 	owner, hostEnd, err := streamPair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer owner.Close()
 	fd, err := syscall.Dup(int(hostEnd.Fd()))
 	if err := errors.Join(err, hostEnd.Close()); err != nil {
 		t.Fatal(err)
@@ -35,11 +34,19 @@ func TestSpliceToOneWhoDoesNotListen(t *testing.T) {
 	if err := errors.Join(err, guestFile.Close()); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
 		splice(guest, host)
-		close(done)
+		close(ended)
 	}()
+	return owner, program, ended
+}
+
+// What a guest says before it stops to listen is delivered, however much it was sent that it did not
+// read.
+func TestSpliceToOneWhoDoesNotListen(t *testing.T) {
+	owner, program, done := spliced(t)
+	defer owner.Close()
 	if err := program.CloseRead(); err != nil {
 		t.Fatal(err)
 	}
