@@ -12,6 +12,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"time"
@@ -56,6 +57,15 @@ type Info struct {
 	Remedy string `json:"remedy,omitempty"`
 	// Notes are limits of an available system on this host ("checkpoint needs CRIU >= 4").
 	Notes []string `json:"notes,omitempty"`
+}
+
+// Because returns i with the reason, and the remedy if there is one, that err gives.
+func (i Info) Because(err error) Info {
+	i.Reason = err.Error()
+	if e, ok := errors.AsType[*Error](err); ok {
+		i.Reason, i.Remedy = e.Detail, e.Remedy
+	}
+	return i
 }
 
 // Sandbox is one running sandbox. All methods may be called concurrently. After Close, and after

@@ -18,26 +18,19 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Info {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout-time.Second)
 	defer cancel()
 	info := sandbox.Info{System: System, Version: version()}
-	fail := func(err error) sandbox.Info {
-		info.Reason = err.Error()
-		if e, ok := errors.AsType[*sandbox.Error](err); ok {
-			info.Reason, info.Remedy = e.Detail, e.Remedy
-		}
-		return info
-	}
 	if d.keeper.Closed() {
-		return fail(errors.New("the driver was closed"))
+		return info.Because(errors.New("the driver was closed"))
 	}
 	guest, err := d.host(ctx, "probe")
 	if err != nil {
-		return fail(err)
+		return info.Because(err)
 	}
 	if _, err := agentsandbox.FindMkfs(System); err != nil {
-		return fail(err)
+		return info.Because(err)
 	}
 	confinement, err := d.confinement.Get(ctx, func(ctx context.Context) (cell.Confinement, error) { return trial(ctx, guest) })
 	if err != nil {
-		return fail(err)
+		return info.Because(err)
 	}
 	info.Available, info.Accelerator = true, "kvm"
 	info.Notes = []string{

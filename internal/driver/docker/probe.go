@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,12 +24,7 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Info {
 	// The engine is asked anew each time: it may have been restarted with other options.
 	eng, err := findEngine(ctx, d.opts)
 	if err != nil {
-		info.Reason = err.Error()
-		var typed *sandbox.Error
-		if errors.As(err, &typed) {
-			info.Reason, info.Remedy = typed.Detail, typed.Remedy
-		}
-		return info
+		return info.Because(err)
 	}
 	defer eng.close()
 	info.Version = eng.info.ServerVersion

@@ -64,10 +64,7 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Info {
 		info.Version = rt.version
 	}
 	if err != nil {
-		info.Reason = err.Error()
-		if e := (*sandbox.Error)(nil); errors.As(err, &e) {
-			info.Reason, info.Remedy = e.Detail, e.Remedy
-		}
+		info = info.Because(err)
 		if ctx.Err() != nil {
 			info.Reason, info.Remedy = "no sandbox started within "+probeTimeout.String(), "try again when the host is less busy"
 		}

@@ -63,23 +63,16 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Info {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout-time.Second)
 	defer cancel()
 	info := sandbox.Info{System: System}
-	fail := func(err error) sandbox.Info {
-		info.Reason = err.Error()
-		if e, ok := errors.AsType[*sandbox.Error](err); ok {
-			info.Reason, info.Remedy = e.Detail, e.Remedy
-		}
-		return info
-	}
 	if d.keeper.Closed() {
-		return fail(errors.New("the driver was closed"))
+		return info.Because(errors.New("the driver was closed"))
 	}
 	if _, err := agentsandbox.FindMkfs(System); err != nil {
-		return fail(err)
+		return info.Because(err)
 	}
 	h, err := d.host(ctx)
 	info.Version = h.about.QEMU
 	if err != nil {
-		return fail(err)
+		return info.Because(err)
 	}
 	info.Available, info.Accelerator, info.Notes = true, h.accel.Name, h.accel.notes()
 	info.Notes = append(info.Notes, "guest kernel "+h.about.Kernel,
