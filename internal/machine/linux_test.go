@@ -40,6 +40,11 @@ func guestMain() {
 			return
 		}
 	}
+	// What the kernel says from now on would come in the middle of a line of this program.
+	const consoleOff = 6 // SYSLOG_ACTION_CONSOLE_OFF of syslog(2): but for emergencies
+	if _, err := unix.Klogctl(consoleOff, nil); err != nil {
+		fmt.Println("guest error:", err)
+	}
 	read := func(name string) string {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -69,6 +74,9 @@ func guestMain() {
 		}
 	}
 	fmt.Println("guest done")
+	if err := unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1); err != nil { // tcdrain(3)
+		fmt.Println("guest error:", err)
+	}
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		fmt.Println("guest error:", err)
 	}
