@@ -29,14 +29,20 @@ func build(cfg *Config) (_ *VM, err error) {
 			err = errors.Join(err, vm.free())
 		}
 	}()
-	if vm.memory, err = guestmem.New(uint64(cfg.MemoryMiB)<<20, guestmem.Options{}); err != nil {
+	kernel, err := openKernel(cfg.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	var mapped bool
+	if vm.memory, mapped, err = newMemory(cfg, kernel); err != nil {
 		return nil, err
 	}
 	devices, err := vm.devices(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if vm.boot, err = load(vm.memory, cfg, len(devices)); err != nil {
+	b := boot.Config{Kernel: kernel, KernelMapped: mapped, Cmdline: cfg.cmdline(), VCPUs: cfg.VCPUs}
+	if vm.boot, err = load(vm.memory, b, cfg.Initramfs, len(devices)); err != nil {
 		return nil, err
 	}
 	system, err := openKVM(cfg.KVM)
@@ -93,19 +99,11 @@ func (vm *VM) devices(cfg *Config) ([]virtio.Device, error) {
 }
 
 // load puts into memory what the guest boots from.
-func load(mem *guestmem.Memory, cfg *Config, devices int) (boot.CPU, error) {
-	image, err := blob(cfg.Kernel)
-	if err != nil {
-		return boot.CPU{}, err
-	}
-	b := boot.Config{Cmdline: cfg.cmdline(), VCPUs: cfg.VCPUs}
-	if cfg.Initramfs != nil {
-		if b.Initrd, err = blob(cfg.Initramfs); err != nil {
+func load(mem *guestmem.Memory, b boot.Config, initramfs *os.File, devices int) (_ boot.CPU, err error) {
+	if initramfs != nil {
+		if b.Initrd, err = blob(initramfs); err != nil {
 			return boot.CPU{}, err
 		}
-	}
-	if b.Kernel, err = boot.Open(image); err != nil {
-		return boot.CPU{}, fmt.Errorf("%w: %s: %w", ErrKernel, cfg.Kernel.Name(), err)
 	}
 	for i := range devices {
 		b.Devices = append(b.Devices, boot.DeviceAt(i))

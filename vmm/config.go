@@ -38,7 +38,8 @@ var (
 // when New has returned.
 type Config struct {
 	// Kernel is a Linux kernel, a vmlinux (fast) or a bzImage (which is unpacked first). It is only
-	// read.
+	// read. A vmlinux in a sealed memfd of whole pages (F_SEAL_WRITE, _SHRINK and _GROW) is not even that:
+	// it is mapped, and VMs share its pages.
 	Kernel *os.File
 	// Initramfs is the archive of the guest's first root file system; nil for none. It is only read.
 	Initramfs *os.File

@@ -48,6 +48,9 @@ func guestFiles(t testing.TB) (*agentsandbox.Guest, *os.File) {
 		testenv.Require(t, "KERNEL", err.Error())
 	}
 	t.Cleanup(func() { _ = guest.Close() })
+	if err := guest.ShareKernel(); err != nil {
+		t.Fatal(err)
+	}
 	disk, err := agentsandbox.RootDisk(t.Context(), "test", img)
 	if err != nil {
 		t.Fatal(err)

@@ -7,19 +7,29 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/aethervm/aether/internal/boot/boottest"
 	"github.com/aethervm/aether/vmm"
 )
 
+func write(t *testing.T, content []byte) (name string) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 func TestNewRefuses(t *testing.T) {
-	notKernel := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(notKernel, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
+	open := func(content []byte) *os.File {
+		f, err := os.Open(write(t, content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		return f
 	}
-	f, err := os.Open(notKernel)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	kernel, notKernel := open(boottest.Vmlinux()), open(make([]byte, 4096))
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +49,7 @@ func TestNewRefuses(t *testing.T) {
 		"disk is a device": {func(c *vmm.Config) { c.Disks = []*os.File{null} }, vmm.ErrConfig},
 		"kernel: a device": {func(c *vmm.Config) { c.Kernel = null }, vmm.ErrConfig},
 		"initramfs device": {func(c *vmm.Config) { c.Initramfs = null }, vmm.ErrConfig},
-		"not a kernel":     {func(*vmm.Config) {}, vmm.ErrKernel},
+		"not a kernel":     {func(c *vmm.Config) { c.Kernel = notKernel }, vmm.ErrKernel},
 		"network: gateway elsewhere": {func(c *vmm.Config) {
 			c.Network = &vmm.Network{Interface: vmm.Interface{
 				Address: netip.MustParsePrefix("10.1.0.2/24"), Gateway: netip.MustParseAddr("10.2.0.1")}}
@@ -57,7 +67,7 @@ func TestNewRefuses(t *testing.T) {
 		"network: rule": {func(c *vmm.Config) { c.Network = &vmm.Network{Allow: []vmm.Rule{{}}} }, vmm.ErrConfig},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := vmm.Config{Kernel: f, VCPUs: 1, MemoryMiB: vmm.MinMemoryMiB}
+			cfg := vmm.Config{Kernel: kernel, VCPUs: 1, MemoryMiB: vmm.MinMemoryMiB}
 			c.change(&cfg)
 			vm, err := vmm.New(cfg)
 			if vm != nil || !errors.Is(err, c.want) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,6 +68,30 @@ func OpenGuest(ctx context.Context, system string, modules []string, late ...str
 	return g, nil
 }
 
+// ShareKernel moves the kernel to a file in memory that nobody can change, so that machines can map it in place
+// of copying it. It takes whole pages.
+func (g *Guest) ShareKernel() error {
+	info, err := g.Image.Stat()
+	if err != nil {
+		return err
+	}
+	shared, err := newMemfile("aether-kernel")
+	if err != nil {
+		return err
+	}
+	page := int64(os.Getpagesize())
+	_, err = io.Copy(shared, io.NewSectionReader(g.Image, 0, info.Size()))
+	if err == nil {
+		err = shared.Truncate((info.Size() + page - 1) / page * page)
+	}
+	if err = errors.Join(err, seal(shared)); err != nil {
+		return errors.Join(fmt.Errorf("copy the guest kernel to memory: %w", err), shared.Close())
+	}
+	err = g.Image.Close()
+	g.Image = shared
+	return err
+}
+
 // Close closes the files.
 func (g *Guest) Close() error { return errors.Join(g.Image.Close(), g.Initrd.Close()) }
 
@@ -93,12 +118,19 @@ func buildInitrd(agent string, k kernel.Kernel, modules, late []string) (*os.Fil
 	if err := initramfs.Write(f, files); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	// Machines run as somebody else, and many of them share the file.
-	seals := unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
-		return nil, errors.Join(fmt.Errorf("seal the initramfs: %w", err), f.Close())
+	if err := seal(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("initramfs: %w", err), f.Close())
 	}
 	return f, nil
+}
+
+// seal makes the content of a file in memory final: machines run as somebody else, and many of them share it.
+func seal(f *os.File) error {
+	seals := unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return fmt.Errorf("seal %s: %w", f.Name(), err)
+	}
+	return nil
 }
 
 func newMemfile(name string) (*os.File, error) {

@@ -185,17 +185,3 @@ func copySparse(dst []byte, r io.Reader) error {
 	}
 	return nil
 }
-
-// load copies the segments into fresh, zeroed memory; the parts without content stay untouched.
-func (k *Kernel) load(mem *guestmem.Memory) error {
-	for _, s := range k.segments {
-		place, err := mem.Slice(s.mem.GPA, s.mem.Size)
-		if err != nil {
-			return fmt.Errorf("%w: kernel of %d bytes at %#x: %w", ErrNoRoom, k.span.Size, k.span.GPA, err)
-		}
-		if err := copySparse(place[:s.fileSize], io.NewSectionReader(s.src, int64(s.off), int64(s.fileSize))); err != nil {
-			return fmt.Errorf("load kernel segment at %#x: %w", s.mem.GPA, err)
-		}
-	}
-	return nil
-}

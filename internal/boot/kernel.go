@@ -17,6 +17,7 @@ type Kernel struct {
 	pvh      uint32         // entry point of PVH, zero if none
 	version  string
 	header   []byte // the setup header as in the file, from hdrStart on; nil if the file has none
+	unpacked bool   // what is loaded is not in the file as such
 }
 
 // Open reads a kernel file, a vmlinux (ELF) or a bzImage, which it unpacks in memory.
@@ -50,6 +51,7 @@ func openPacked(b Blob) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.unpacked = true
 	return k, k.adopt(z)
 }
 

@@ -75,7 +75,7 @@ func TestKernelLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Release()
-	if err := k.load(mem); err != nil {
+	if err := k.load(mem, false); err != nil {
 		t.Fatal(err)
 	}
 	content := elfHeaderSize + 3*progHeaderSize
@@ -92,7 +92,7 @@ func TestKernelLoad(t *testing.T) {
 			t.Errorf("at %#x: % x, %v", part.gpa, got, err)
 		}
 	}
-	if err := k.load(newRAM(t, boottest.Addr+0x200000)); !errors.Is(err, ErrNoRoom) {
+	if err := k.load(newRAM(t, boottest.Addr+0x200000), false); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("too little memory: %v", err)
 	}
 }
@@ -244,7 +244,7 @@ func FuzzOpen(f *testing.F) {
 					t.Fatalf("segment %+v outside of %#x", s, span)
 				}
 			}
-			if err := k.load(mem); err != nil && !errors.Is(err, ErrNoRoom) {
+			if err := k.load(mem, false); err != nil && !errors.Is(err, ErrNoRoom) {
 				t.Fatal(err)
 			}
 		}

@@ -112,6 +112,14 @@ func emptyFile(file *os.File, size uint64) error {
 	return nil
 }
 
+// IsSealed tells whether a file is a memfd that nobody can write or resize any more, so that it can be a layer
+// whoever has made it.
+func IsSealed(file *os.File) bool {
+	const needed = layerSeals &^ unix.F_SEAL_SEAL
+	seals, isMemfd, err := sealsOf(file)
+	return err == nil && isMemfd && seals&needed == needed
+}
+
 // seal makes the content of a memory file final.
 func seal(file *os.File) error {
 	if _, isMemfd, err := sealsOf(file); err != nil || !isMemfd {

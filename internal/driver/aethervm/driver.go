@@ -107,7 +107,14 @@ func (d *Driver) host(ctx context.Context, op string) (*agentsandbox.Guest, erro
 			Detail: fmt.Sprintf("%s is %s: %s", kvm.Device, reality.State, reality.Reason), Remedy: reality.Remedy}
 	}
 	return d.guest.Get(ctx, func(ctx context.Context) (*agentsandbox.Guest, error) {
-		return agentsandbox.OpenGuest(ctx, System, guestModules, lateModules...)
+		guest, err := agentsandbox.OpenGuest(ctx, System, guestModules, lateModules...)
+		if err != nil {
+			return nil, err
+		}
+		if err := guest.ShareKernel(); err != nil {
+			return nil, errors.Join(err, guest.Close())
+		}
+		return guest, nil
 	})
 }
 
