@@ -2,7 +2,6 @@ package bench
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,29 +36,5 @@ func TestGuestRAMIsToldApart(t *testing.T) {
 	}
 	if m, err = (hostMemory{}).process(sandbox.HostProcess{PID: os.Getpid(), GuestRAM: size + 4096}); err != nil || m.known {
 		t.Errorf("a guest of another size: %+v, %v", m, err)
-	}
-}
-
-func TestFindRAM(t *testing.T) {
-	const smaps = `7f0000000000-7f0000400000 r--s 00000000 00:01 7 /memfd:x (deleted)
-Pss:                 100 kB
-7f0000400000-7f0000800000 rw-s 00000000 00:01 8 /memfd:ram (deleted)
-Size:               4096 kB
-Pss:                  10 kB
-Pss_Dirty:             9 kB
-7f0000800000-7f0000c00000 rw-s 00400000 00:01 8 /memfd:ram (deleted)
-Pss:                   5 kB
-7f0000c00000-7f0001000000 rw-p 00000000 00:00 0
-Pss:                   3 kB
-VmFlags: rd wr
-`
-	for size, want := range map[int64]int64{8 << 20: 15 << 10, 4 << 20: 3 << 10, 2 << 20: -1} {
-		pss, known, err := findRAM(strings.NewReader(smaps), size)
-		if err != nil || known != (want >= 0) || known && pss != want {
-			t.Errorf("%d bytes: %d, %v, %v; want %d", size, pss, known, err, want)
-		}
-	}
-	if _, _, err := findRAM(strings.NewReader("Pss: many kB\n"), 1); err == nil {
-		t.Error("nonsense was read")
 	}
 }

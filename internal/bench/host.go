@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/host"
+	"github.com/aethervm/aether/internal/smaps"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -85,7 +86,7 @@ func readProcess(p sandbox.HostProcess) (m processMemory, err error) {
 	}
 	m.pss, m.shmem = fields["Pss"], fields["Pss_Shmem"]
 	if p.GuestRAM > 0 {
-		m.guest, m.known, err = guestPSS(p.PID, p.GuestRAM)
+		m.guest, m.known, err = smaps.GuestPSS(p.PID, p.GuestRAM)
 	}
 	return m, err
 }
