@@ -25,8 +25,9 @@ const (
 	// NetworkNone gives the sandbox a loopback interface of its own and nothing else. It is the
 	// default: egress is denied unless it was asked for.
 	NetworkNone Network = "none"
-	// NetworkOutbound gives the sandbox whatever outbound network the system ordinarily sets up. A
-	// driver that cannot do so on this host refuses with ErrUnsupported.
+	// NetworkOutbound lets the sandbox open flows to the outside: to what Spec.Egress allows or, without
+	// rules, to whatever the system's ordinary outbound network reaches. A driver that cannot do so on
+	// this host refuses with ErrUnsupported.
 	NetworkOutbound Network = "outbound"
 )
 
@@ -44,6 +45,10 @@ type Spec struct {
 	Processes int `json:"processes,omitempty"`
 	// Network is what the sandbox can reach; empty means NetworkNone.
 	Network Network `json:"network,omitempty"`
+	// Egress are the rules about where to, each the text of an [EgressRule]; they need NetworkOutbound.
+	// With any, nothing else can be reached or resolved. A driver that cannot hold a sandbox to rules
+	// refuses them with ErrUnsupported.
+	Egress []string `json:"egress,omitempty"`
 	// Env is added to the environment of every command, as KEY=value.
 	Env []string `json:"env,omitempty"`
 }
@@ -86,6 +91,9 @@ func (s Spec) WithDefaults() (Spec, error) {
 		return s, invalid("processes", s.Processes, fmt.Sprintf("%d to %d", MinProcesses, MaxProcesses))
 	case s.Network != NetworkNone && s.Network != NetworkOutbound:
 		return s, invalid("network", s.Network, `"none" or "outbound"`)
+	}
+	if _, err := s.EgressRules(); err != nil {
+		return s, err
 	}
 	return s, checkEnv("env", s.Env)
 }

@@ -34,7 +34,11 @@ func (s *suite) testSpec(t *testing.T) {
 			"negative vCPUs":  func(s *sandbox.Spec) { s.VCPUs = -1 },
 			"tiny memory":     func(s *sandbox.Spec) { s.MemoryMiB = 1 },
 			"unknown network": func(s *sandbox.Spec) { s.Network = "host" },
-			"bad environment": func(s *sandbox.Spec) { s.Env = []string{"=x"} },
+			"bad egress rule": func(s *sandbox.Spec) {
+				s.Network, s.Egress = sandbox.NetworkOutbound, []string{"https://pypi.org"}
+			},
+			"egress rule without a network": func(s *sandbox.Spec) { s.Egress = []string{"pypi.org"} },
+			"bad environment":               func(s *sandbox.Spec) { s.Env = []string{"=x"} },
 		} {
 			spec := s.spec()
 			change(&spec)

@@ -52,6 +52,7 @@ func Run(t *testing.T, c Config) {
 	t.Run("Kill", s.testKill)
 	t.Run("Files", s.testFiles)
 	t.Run("Isolation", s.testIsolation)
+	t.Run("Network", s.testNetwork)
 	t.Run("Bombs", s.testBombs)
 	t.Run("Close", s.testClose)
 	t.Run("Create", s.testCreate)

@@ -71,6 +71,9 @@ func (d *Driver) start(ctx context.Context, eng *engine, owner *lease.Lease, spe
 	if err != nil {
 		return nil, &sandbox.Error{Op: "create", System: system, Err: sandbox.ErrUnavailable, Detail: err.Error()}
 	}
+	if err := spec.RefuseEgressRules("create", system); err != nil {
+		return nil, err
+	}
 	if spec.Network == sandbox.NetworkOutbound {
 		if err := eng.checkOutbound(ctx); err != nil {
 			return nil, err

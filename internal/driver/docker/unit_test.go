@@ -318,6 +318,10 @@ func TestOutboundNeedsABridge(t *testing.T) {
 	if _, err := f.driver().Create(t.Context(), spec); !errors.Is(err, sandbox.ErrUnsupported) {
 		t.Errorf("got %v, want ErrUnsupported", err)
 	}
+	spec.Egress = []string{"pypi.org"}
+	if _, err := f.driver().Create(t.Context(), spec); !errors.Is(err, sandbox.ErrUnsupported) || !strings.Contains(err.Error(), "pypi.org") {
+		t.Errorf("got %v, want ErrUnsupported", err)
+	}
 	if got := f.requests("create"); len(got) != 0 {
 		t.Errorf("created all the same: %q", got)
 	}

@@ -94,6 +94,9 @@ func checked(op string, spec sandbox.Spec) (sandbox.Spec, error) {
 	if err != nil {
 		return spec, err
 	}
+	if err := spec.RefuseEgressRules(op, System); err != nil {
+		return spec, err
+	}
 	if spec.Network == sandbox.NetworkOutbound {
 		return spec, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
 			Detail: "runsc makes no outbound network; its --network=host would show the host's own loopback to the guest",

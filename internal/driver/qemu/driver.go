@@ -90,6 +90,9 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return nil, err
 	}
+	if err := spec.RefuseEgressRules(op, System); err != nil {
+		return nil, err
+	}
 	if spec.Network != sandbox.NetworkNone {
 		// QEMU's user network would answer at 10.0.2.2 with the host's own loopback services, and
 		// has no switch against that.
