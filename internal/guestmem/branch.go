@@ -1,6 +1,7 @@
 package guestmem
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,10 @@ import (
 // maxExtents bounds the extents of an image. Each is a mapping in every fork, which takes about a
 // microsecond to make and to free, and a process may have 65,530 (vm.max_map_count).
 const maxExtents = 1024
+
+// maxLayers bounds the layers of an image. Each is an open file in every process that has the image. A branch that
+// would make one more takes the small ones together.
+const maxLayers = 100
 
 // Branch makes an image of what the memory holds now, and has the memory go on from it: what is
 // written afterwards is not in the image. It costs the pages written since the memory's own birth, or
@@ -61,6 +66,9 @@ func (m *Memory) sealWritten(p *Pagemap) error {
 	if err != nil || len(spans) == 0 {
 		return err
 	}
+	if len(m.image.refs) >= maxLayers {
+		spans = union(spans, m.image.scattered())
+	}
 	spans = bridge(m.image.extents, spans, maxExtents)
 	layer, extents, err := m.copyOut(spans)
 	if err != nil {
@@ -76,6 +84,40 @@ func (m *Memory) sealWritten(p *Pagemap) error {
 		}
 	}
 	return old.Close()
+}
+
+// scattered returns the runs of RAM that are in neither of the two largest layers, ascending.
+func (i *Image) scattered() (spans []span) {
+	var large [2]*Layer
+	for _, r := range i.refs {
+		switch {
+		case large[0] == nil || r.size > large[0].size:
+			large[0], large[1] = r.Layer, large[0]
+		case large[1] == nil || r.size > large[1].size:
+			large[1] = r.Layer
+		}
+	}
+	for _, e := range i.extents {
+		if e.Layer != large[0] && e.Layer != large[1] {
+			spans = appendSpan(spans, span{e.RAM, e.end()})
+		}
+	}
+	return spans
+}
+
+// union joins two ascending lists of runs.
+func union(a, b []span) []span {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, func(x, y span) int { return cmp.Compare(x.start, y.start) })
+	out := all[:0]
+	for _, s := range all {
+		if n := len(out); n > 0 && s.start <= out[n-1].end {
+			out[n-1].end = max(out[n-1].end, s.end)
+		} else {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // copyOut makes a layer of runs of RAM, one after the other.

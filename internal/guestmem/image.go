@@ -52,9 +52,13 @@ func newImage(size uint64, refs []*layerRef, extents []Extent) (*Image, error) {
 		if err := e.check(size); err != nil {
 			return nil, err
 		}
-		flat = overlay(flat, []Extent{e})
+		if n := len(flat); n == 0 || flat[n-1].end() <= e.RAM { // as Extents returns them
+			flat = append(flat, e)
+		} else {
+			flat = overlay(flat, []Extent{e})
+		}
 	}
-	return holdImage(size, refs, flat), nil
+	return holdImage(size, refs, join(flat)), nil
 }
 
 // holdImage makes an image of extents that are in order, and counts itself among the users of the

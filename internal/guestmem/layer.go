@@ -61,6 +61,9 @@ func openLayer(file *os.File) (*Layer, error) {
 // Size is in bytes, whole pages.
 func (l *Layer) Size() uint64 { return l.size }
 
+// File is the layer's file, for handing it to another process. It stays the layer's.
+func (l *Layer) File() *os.File { return l.file }
+
 // Extent is the whole layer as the content of RAM from its start.
 func (l *Layer) Extent() Extent { return Extent{Size: l.size, Layer: l} }
 

@@ -27,8 +27,11 @@ func OpenPagemap() (*Pagemap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open page map: %w", err)
 	}
-	return &Pagemap{file: file}, nil
+	return NewPagemap(file), nil
 }
+
+// NewPagemap takes over /proc/self/pagemap, open for reading: of a process that opened it while it could.
+func NewPagemap(file *os.File) *Pagemap { return &Pagemap{file: file} }
 
 // Close closes the file.
 func (p *Pagemap) Close() error { return p.file.Close() }

@@ -13,7 +13,8 @@ import (
 // From linux/fs.h: PAGEMAP_SCAN and its categories, frozen since Linux 6.7.
 // https://docs.kernel.org/admin-guide/mm/pagemap.html#pagemap-scan-ioctl
 const (
-	pagemapScan = 0xc0606610 // _IOWR('f', 16, struct pm_scan_arg)
+	// PagemapScan is the ioctl request of a Pagemap, for a system call filter.
+	PagemapScan = 0xc0606610 // _IOWR('f', 16, struct pm_scan_arg)
 
 	pageIsFile    = 1 << 2
 	pageIsPresent = 1 << 3
@@ -94,7 +95,7 @@ func (p *Pagemap) pagemapScan(arg *pmScanArg) (n int, err error) {
 	err = raw.Control(func(fd uintptr) {
 		// arg is in the call's own expression, so that it stays alive and is kept up to date if it moves.
 		var r uintptr
-		r, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, pagemapScan, uintptr(unsafe.Pointer(arg)))
+		r, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, PagemapScan, uintptr(unsafe.Pointer(arg)))
 		n = int(r)
 	})
 	if err != nil {
