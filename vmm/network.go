@@ -18,14 +18,17 @@ import (
 type Network struct {
 	// Allow are the rules; a flow must match one of them. None allows nothing.
 	Allow []Rule
-	// Denied, if not nil, is told what was not allowed. It is not to block.
+	// Denied, if not nil, is told what was not allowed: a few different flows a second, the rest is counted.
+	// It may be called from several goroutines, and is not to block.
 	Denied func(Flow)
 	// Interface are the guest's addresses. What is zero gets a default, which is the same for every
 	// VM, as no VM sees another one's network.
 	Interface Interface
-	// Dial opens the gateway's own flows; nil stands for a net.Dialer's. The address is numeric.
+	// Dial opens the gateway's own flows; nil stands for a net.Dialer's, with which the host's own
+	// addresses are reached only by rules for exactly them. The address is numeric.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Resolve looks up the IPv4 addresses of a name; nil stands for the host's resolver.
+	// Resolve looks up the IPv4 addresses of a name, which ends in a dot; nil stands for the host's
+	// resolver.
 	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
 }
 
@@ -44,7 +47,7 @@ type Rule struct {
 	// Prefix is a network, IPv4. Private and other special networks are reached only by rules for
 	// nothing but them.
 	Prefix netip.Prefix
-	// Name is a domain name, or "*." and one: all names below it, but not itself.
+	// Name is a domain name, or "*." and one: all names below it, but not itself; or "*": all names.
 	Name string
 	// FirstPort and LastPort are the range of ports; both 0 stand for all ports.
 	FirstPort, LastPort uint16
@@ -54,12 +57,14 @@ type Rule struct {
 
 // Flow is what a guest asked for.
 type Flow struct {
-	// Protocol is "tcp", "udp" or "dns".
+	// Protocol is "tcp", "udp" or "dns"; empty for many different flows, of which only Count is known.
 	Protocol string
 	// To is the destination.
 	To netip.AddrPort
 	// Name is what was to be resolved, of "dns".
 	Name string
+	// Count is how many times, since the last report of this flow.
+	Count int64
 }
 
 // Defaults of an Interface, and the gateway's hardware address.

@@ -70,7 +70,7 @@ func (n *Network) answer(query []byte) []byte {
 func (n *Network) lookUp(q dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.Resource) {
 	name := q.Name.String()
 	if !n.policy.allowsName(name) {
-		n.denied(Flow{Protocol: "dns", To: netip.AddrPortFrom(n.cfg.Gateway.Addr(), dnsPort), Name: canonical(name)})
+		n.reports.add(Flow{Protocol: "dns", To: netip.AddrPortFrom(n.cfg.Gateway.Addr(), dnsPort), Name: canonical(name)})
 		return dnsmessage.RCodeNameError, nil
 	}
 	if q.Type != dnsmessage.TypeA {
@@ -78,7 +78,7 @@ func (n *Network) lookUp(q dnsmessage.Question) (dnsmessage.RCode, []dnsmessage.
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, resolveTimeout)
 	defer cancel()
-	addrs, err := n.cfg.Resolve(ctx, name)
+	addrs, err := n.cfg.Resolve(ctx, canonical(name)+".")
 	if err != nil {
 		var dnsErr *net.DNSError
 		if errors.As(err, &dnsErr) && dnsErr.IsNotFound {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -58,19 +59,34 @@ func TestUnreadDataIsBounded(t *testing.T) {
 	}
 }
 
-// A guest that is denied a thousand flows a moment is reported now and then.
+// A guest that is denied a thousand flows a moment is reported now and then, and none is lost.
 func TestReportsAreBounded(t *testing.T) {
-	var r reports
-	now := time.Now()
-	for second, asked := range []int{1000, 1000, 1} {
-		made := 0
-		for range asked {
-			if r.another(now.Add(time.Duration(second) * time.Second)) {
-				made++
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan Flow, 1000)
+		r := reports{tell: func(f Flow) { told <- f }}
+		for range 3 {
+			for i := range 1000 {
+				r.add(Flow{Protocol: TCP, To: netip.AddrPortFrom(addr("192.0.2.1"), uint16(i%500))})
+			}
+			if len(told) != maxDenied {
+				t.Errorf("%d reports at once", len(told))
+			}
+			time.Sleep(deniedInterval)
+			synctest.Wait()
+			reports, total := len(told), int64(0)
+			for range reports {
+				total += (<-told).Count
+			}
+			if reports != 2*maxDenied+1 || total != 1000 {
+				t.Errorf("%d reports, of %d flows", reports, total)
 			}
 		}
-		if made != min(asked, maxDenied) {
-			t.Errorf("%d reports of %d in second %d", made, asked, second)
+		r.add(Flow{Name: "x"})
+		r.add(Flow{Name: "x"})
+		r.close()
+		r.add(Flow{Name: "y"})
+		if len(told) != 2 {
+			t.Errorf("%d reports at the end", len(told))
 		}
-	}
+	})
 }

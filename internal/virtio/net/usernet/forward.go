@@ -38,7 +38,7 @@ func (n *Network) allows(protocol string, to netip.AddrPort) bool {
 	if to.Addr() != n.cfg.Gateway.Addr() && n.policy.allows(protocol, to) {
 		return true
 	}
-	n.denied(Flow{Protocol: protocol, To: to})
+	n.reports.add(Flow{Protocol: protocol, To: to})
 	return false
 }
 

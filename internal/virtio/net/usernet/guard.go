@@ -28,14 +28,7 @@ func NewGuard(rules []Rule,
 	if err != nil {
 		return nil, err
 	}
-	if dial == nil {
-		dial = (&net.Dialer{}).DialContext
-	}
-	if resolve == nil {
-		resolve = func(ctx context.Context, name string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
-		}
-	}
+	outward(p, &dial, &resolve)
 	return &Guard{policy: p, dial: dial, resolve: resolve}, nil
 }
 
@@ -57,7 +50,8 @@ func (g *Guard) Resolve(ctx context.Context, name string) ([]netip.Addr, error) 
 	if !g.policy.allowsName(name) {
 		return nil, fmt.Errorf("%w: name %q", ErrDenied, name)
 	}
-	addrs, err := g.resolve(ctx, name)
+	// Absolute, lest the host's resolver appends its own domain.
+	addrs, err := g.resolve(ctx, canonical(name)+".")
 	if err != nil {
 		return nil, err
 	}

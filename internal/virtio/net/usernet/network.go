@@ -25,9 +25,11 @@ import (
 
 // Flow is what a guest asked for.
 type Flow struct {
-	Protocol string // TCP, UDP, or "dns"
+	Protocol string // TCP, UDP, or "dns"; empty for flows of many kinds that are counted only
 	To       netip.AddrPort
 	Name     string // for "dns"
+	// Count is how many times, in a report of what was denied.
+	Count int64
 }
 
 // Config describes a network.
@@ -43,10 +45,11 @@ type Config struct {
 	Rules []Rule
 	// Deliver takes frames to the guest.
 	Deliver func(frame []byte)
-	// Denied, if not nil, is told what was not allowed, but no more than maxDenied times a second. It
-	// does not block.
+	// Denied, if not nil, is told what was not allowed: of a few different flows a second, the rest is
+	// counted. It does not block, and is called for one at a time.
 	Denied func(Flow)
-	// Dial opens the gateway's own flows; nil stands for a net.Dialer's. The address is numeric.
+	// Dial opens the gateway's own flows; nil stands for a net.Dialer's, and for the host's own
+	// addresses to be special. The address is numeric.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Resolve looks up the IPv4 addresses of a name; nil stands for the host's resolver.
 	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
@@ -99,14 +102,7 @@ func New(cfg Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{}).DialContext
-	}
-	if cfg.Resolve == nil {
-		cfg.Resolve = func(ctx context.Context, name string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
-		}
-	}
+	outward(p, &cfg.Dial, &cfg.Resolve)
 	n := &Network{
 		cfg:     cfg,
 		gateway: tcpip.AddrFrom4(cfg.Gateway.Addr().As4()),
@@ -116,6 +112,8 @@ func New(cfg Config) (*Network, error) {
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 		}),
+		reports: reports{tell: cfg.Denied},
+
 		tcp:  make(chan struct{}, maxFlows),
 		udp:  make(chan struct{}, maxFlows),
 		open: map[io.Closer]struct{}{},
@@ -244,5 +242,6 @@ func (n *Network) Close() error {
 	n.tasks.Wait()
 	n.link.Close()
 	n.stack.Destroy()
+	n.reports.close()
 	return err
 }

@@ -219,7 +219,7 @@ func TestTCP(t *testing.T) {
 	if want := slices.Repeat([]string{"tcp 203.0.113.1:80"}, 4); !slices.Equal(o.dialed, want) {
 		t.Errorf("dialed %v", o.dialed)
 	}
-	if len(o.denied) < 5 || o.denied[0] != (Flow{Protocol: TCP, To: netip.MustParseAddrPort("203.0.113.1:81")}) {
+	if len(o.denied) < 5 || o.denied[0] != (Flow{Protocol: TCP, To: netip.MustParseAddrPort("203.0.113.1:81"), Count: 1}) {
 		t.Errorf("denied %v", o.denied)
 	}
 }

@@ -19,7 +19,7 @@ const (
 type Rule struct {
 	// Prefix is a network, IPv4.
 	Prefix netip.Prefix
-	// Name is a domain name, or "*." and one: all names below it, but not itself.
+	// Name is a domain name, or "*." and one: all names below it, but not itself; or "*": all names.
 	Name string
 	// FirstPort and LastPort are the range of ports; both 0 stand for all ports.
 	FirstPort, LastPort uint16
@@ -51,6 +51,7 @@ var ErrRule = errors.New("usernet: invalid rule")
 type policy struct {
 	rules   []Rule
 	special []netip.Prefix
+	local   func(netip.Addr) bool // tells the host's own addresses; nil where there are none
 	now     func() time.Time
 
 	mu         sync.Mutex
@@ -75,7 +76,7 @@ func newPolicy(rules []Rule) (*policy, error) {
 			return nil, fmt.Errorf("%w: %+v has not one of prefix and name", ErrRule, r)
 		case r.Prefix.IsValid() && !r.Prefix.Addr().Is4():
 			return nil, fmt.Errorf("%w: %v is not an IPv4 network", ErrRule, r.Prefix)
-		case strings.Contains(strings.TrimPrefix(r.Name, "*."), "*"), r.Name == "*.":
+		case r.Name != "" && r.Name != "*" && !isHostName(strings.TrimPrefix(r.Name, "*.")):
 			return nil, fmt.Errorf("%w: name %q", ErrRule, r.Name)
 		case r.FirstPort > r.LastPort:
 			return nil, fmt.Errorf("%w: ports %d to %d", ErrRule, r.FirstPort, r.LastPort)
@@ -92,21 +93,41 @@ func canonical(name string) string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
+// isHostName tells whether a canonical name has the form of a host's, other than that of an address.
+// Others are not asked for: who looks them up may take them for something else than a name.
+func isHostName(name string) bool {
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	if len(name) > 253 || strings.Trim(last, "0123456789") == "" {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return true
+}
+
 // allows tells whether a flow may be opened.
 func (p *policy) allows(protocol string, to netip.AddrPort) bool {
+	matched := false
 	for _, r := range p.rules {
 		if (r.Protocol != "" && r.Protocol != protocol) || !r.hasPort(to.Port()) {
 			continue
 		}
 		if r.Name == "" && p.covers(r.Prefix, to.Addr()) {
-			return true
+			if r.Prefix.IsSingleIP() {
+				return true
+			}
+			matched = true
 		}
-		if r.Name != "" && p.knows(to.Addr(), r) {
-			return true
-		}
+		matched = matched || r.Name != "" && p.knows(to.Addr(), r)
 	}
-	return false
+	return matched && !p.isLocal(to.Addr())
 }
+
+// isLocal tells whether an address is the host's own: only a rule for nothing else reaches it.
+func (p *policy) isLocal(addr netip.Addr) bool { return p.local != nil && p.local(addr) }
 
 func (r Rule) hasPort(port uint16) bool {
 	return r.LastPort == 0 || r.FirstPort <= port && port <= r.LastPort
@@ -141,6 +162,9 @@ func (p *policy) specialOf(addr netip.Addr) netip.Prefix {
 // allowsName tells whether a rule is about a name.
 func (p *policy) allowsName(name string) bool {
 	name = canonical(name)
+	if !isHostName(name) {
+		return false
+	}
 	for _, r := range p.rules {
 		if r.Name != "" && r.hasName(name) {
 			return true
@@ -149,7 +173,19 @@ func (p *policy) allowsName(name string) bool {
 	return false
 }
 
-// resolved remembers the addresses of an allowed name, and returns those that may be used.
+// allowsAddress tells whether a rule about addresses reaches an address, on some port.
+func (p *policy) allowsAddress(addr netip.Addr) bool {
+	for _, r := range p.rules {
+		if r.Name == "" && p.covers(r.Prefix, addr) && (r.Prefix.IsSingleIP() || !p.isLocal(addr)) {
+			return true
+		}
+	}
+	return false
+}
+
+// resolved remembers the addresses of an allowed name, and returns those that may be used. The name of a
+// special address, or one of the host's own, gives no access to it, whoever is in charge of the name; it
+// is answered if a rule about addresses gives that.
 func (p *policy) resolved(name string, addrs []netip.Addr) (usable []netip.Addr) {
 	name = canonical(name)
 	p.mu.Lock()
@@ -157,7 +193,13 @@ func (p *policy) resolved(name string, addrs []netip.Addr) (usable []netip.Addr)
 	p.forget()
 	for _, a := range addrs {
 		a = a.Unmap()
-		if !a.Is4() || p.specialOf(a).IsValid() {
+		if !a.Is4() {
+			continue
+		}
+		if p.specialOf(a).IsValid() || p.isLocal(a) {
+			if p.allowsAddress(a) {
+				usable = append(usable, a)
+			}
 			continue
 		}
 		names := p.names[a]
@@ -198,6 +240,9 @@ func (p *policy) forget() {
 
 // knows tells whether an address belongs to a name that a rule is about.
 func (p *policy) knows(addr netip.Addr, r Rule) bool {
+	if p.specialOf(addr).IsValid() { // none is remembered
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for name, until := range p.names[addr] {
