@@ -45,24 +45,35 @@ func build(cfg *Config) (_ *VM, err error) {
 	if vm.boot, err = load(vm.memory, b, cfg.Initramfs, len(devices)); err != nil {
 		return nil, err
 	}
-	system, err := openKVM(cfg.KVM)
-	if err != nil {
+	if err := vm.assemble(cfg, devices); err != nil {
 		return nil, err
 	}
-	vm.machine, err = machine.New(machine.Config{
-		System: system, Memory: vm.memory, VCPUs: cfg.VCPUs, Devices: devices,
-		Console: cfg.Console, DeviceStopped: cfg.DeviceStopped,
-	})
+	return vm, nil
+}
+
+// assemble makes the machine of the memory and the devices.
+func (vm *VM) assemble(cfg *Config, devices []virtio.Device) error {
+	system, err := openKVM(cfg.KVM)
+	if err != nil {
+		return err
+	}
+	if vm.msrs, err = system.MSRIndices(); err == nil {
+		vm.machine, err = machine.New(machine.Config{
+			System: system, Memory: vm.memory, VCPUs: cfg.VCPUs, Devices: devices,
+			Console: cfg.Console, DeviceStopped: cfg.DeviceStopped,
+		})
+	}
 	if err = errors.Join(err, system.Close()); err != nil {
 		if vm.machine != nil {
 			err = errors.Join(err, vm.machine.Close())
 		}
-		return nil, err
+		return err
 	}
+	vm.parts = devices
 	life, over := context.WithCancelCause(context.Background())
 	vm.life = life
 	vm.watch.Go(func() { vm.awaitEnd(over) })
-	return vm, nil
+	return nil
 }
 
 func openKVM(f *os.File) (*kvm.System, error) {

@@ -64,6 +64,9 @@ type Config struct {
 	DeviceStopped func(error)
 	// KVM is the KVM device, open for reading and writing; nil has New open it. It is not kept.
 	KVM *os.File
+	// Pages is the process's page map, /proc/self/pagemap, open for reading, which Branch needs: for a
+	// process that cannot open it any more by then. It is the VM's once that is made. nil has Branch open it.
+	Pages *os.File
 }
 
 func (c *Config) check() error {

@@ -10,6 +10,7 @@ import (
 	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/machine"
+	"github.com/aethervm/aether/internal/virtio"
 	"github.com/aethervm/aether/internal/virtio/net/usernet"
 	"github.com/aethervm/aether/internal/virtio/vsock"
 )
@@ -22,6 +23,13 @@ type VM struct {
 	gateway *usernet.Network // nil without a network card
 	card    Interface
 	boot    boot.CPU
+	copied  bool // of a snapshot: it begins paused
+
+	// For Branch.
+	parts     []virtio.Device // all devices, in their order
+	msrs      []uint32        // that are part of a processor's state
+	pages     *guestmem.Pagemap
+	branching sync.Mutex // held while the state of everything is taken
 
 	life  context.Context // until the guest has ended
 	watch sync.WaitGroup
@@ -39,11 +47,17 @@ func New(cfg Config) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make VM: %w", err)
 	}
+	vm.keepPages(cfg.Pages)
 	return vm, nil
 }
 
 // Start lets the guest run. It can be called once.
-func (vm *VM) Start() error { return vm.machine.Start(vm.boot) }
+func (vm *VM) Start() error {
+	if vm.copied {
+		return vm.resumeCopy()
+	}
+	return vm.machine.Start(vm.boot)
+}
 
 // Dial connects to a socket port of the guest. It waits until the guest has loaded its socket driver. A
 // guest where nobody listens to the port refuses the connection: syscall.ECONNREFUSED. The
@@ -125,6 +139,11 @@ func (vm *VM) free() error {
 	}
 	if vm.memory != nil {
 		errs = append(errs, vm.memory.Close())
+	}
+	vm.branching.Lock()
+	defer vm.branching.Unlock()
+	if vm.pages != nil {
+		errs = append(errs, vm.pages.Close())
 	}
 	return errors.Join(errs...)
 }
