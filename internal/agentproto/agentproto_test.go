@@ -74,6 +74,7 @@ var requests = []Request{
 	{Op: OpWrite, Path: "/tmp/x", Perm: 0o640},
 	{Op: OpConfigure, Config: Config{Hostname: "h", Now: time.Unix(1_700_000_000, 5), Entropy: []byte{1, 2}, Processes: 512, MemoryBytes: 1 << 30}},
 	{Op: OpThaw, Config: Config{Entropy: []byte{}}},
+	{Op: OpThaw, Config: Config{Entropy: []byte{}, MachineID: [16]byte{1, 15: 2}}},
 	{Op: OpThaw, Config: Config{Entropy: []byte{}, Network: Network{
 		Address: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("10.0.2.2"), MAC: [6]byte{2, 3, 4, 5, 6, 7}}}},
 }

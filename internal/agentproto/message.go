@@ -71,6 +71,9 @@ type Config struct {
 	MemoryBytes int64
 	// Network sets up the guest's network card. Without an address it leaves it alone.
 	Network Network
+	// MachineID, in a request to thaw, says that the machine is a copy of another one: this becomes its machine ID,
+	// and its boot ID a new one. The zero value leaves both alone.
+	MachineID [16]byte
 }
 
 // Network is the addresses of a guest's network card, IPv4.
@@ -136,6 +139,7 @@ func (r Request) Append(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(c.Processes))
 		b = binary.AppendUvarint(b, uint64(c.MemoryBytes))
 		b = c.Network.append(b)
+		b = append(b, c.MachineID[:]...)
 	}
 	return b
 }
@@ -166,6 +170,7 @@ func DecodeRequest(payload []byte) (Request, error) {
 		r.Config.Processes = int(d.bounded(sandbox.MaxProcesses))
 		r.Config.MemoryBytes = int64(d.bounded(math.MaxInt64))
 		r.Config.Network = d.network()
+		d.fill(r.Config.MachineID[:])
 		if len(r.Config.Entropy) > maxEntropy || len(r.Config.Hostname) > 64 {
 			d.fail("config out of range")
 		}

@@ -24,6 +24,7 @@ type machine struct {
 
 	mu     sync.Mutex
 	frozen bool
+	bootID *os.File // what programs see as the boot ID; nil for the kernel's own
 }
 
 func newMachine(groups *cgroups, changes *os.File) *machine {
@@ -120,8 +121,11 @@ func (m *machine) boundMemory(bytes int64) error {
 	return resizeTmpfs(m.changes, bytes/4*3)
 }
 
-// Freeze stops all programs.
+// Freeze stops all programs. What is still to be loaded is loaded first: else each copy would do it by itself.
 func (m *machine) Freeze() error {
+	if err := m.late.load(); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.groups.setFrozen(true); err != nil {
@@ -137,6 +141,11 @@ func (m *machine) Thaw(c agentproto.Config) error {
 	defer m.mu.Unlock()
 	if err := m.Configure(c); err != nil {
 		return err
+	}
+	if c.MachineID != [16]byte{} {
+		if err := m.renew(c.MachineID); err != nil {
+			return err
+		}
 	}
 	m.frozen = false
 	return m.groups.setFrozen(false)
