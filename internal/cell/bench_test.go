@@ -1,12 +1,13 @@
 package cell
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aethervm/aether/internal/smaps"
 )
 
 // BenchmarkStart is from the call of Start to a guest that has spoken, and the closing. What is beyond
@@ -46,7 +47,7 @@ func TestFootprint(t *testing.T) {
 	time.Sleep(2 * quietDelay)
 	total := 0
 	for _, c := range all {
-		own, guest := footprint(t, c.PID())
+		own, guest := footprint(t, c)
 		t.Logf("%d KiB of its own, %d KiB of the guest's memory", own, guest)
 		total += own
 	}
@@ -56,36 +57,18 @@ func TestFootprint(t *testing.T) {
 	}
 }
 
-// footprint reads the proportional set size, in KiB, of a process and of its guest's memory.
-func footprint(t testing.TB, pid int) (own, guest int) {
+// footprint reads the proportional set size, in KiB, of a cell's process and, apart from that, of its guest's RAM.
+func footprint(t testing.TB, c *Cell) (own, guest int) {
 	t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
+	ram, known, err := smaps.GuestPSS(c.PID(), int64(c.cfg.MemoryMiB)<<20)
+	if err != nil || !known {
+		t.Fatalf("the guest's RAM is not found: %v", err)
+	}
+	guest = int(ram >> 10)
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", c.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	isGuest := false
-	name := ""
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		switch {
-		case len(fields) > 0 && !strings.HasSuffix(fields[0], ":"):
-			isGuest = strings.Contains(lines.Text(), "aether-guest-memory")
-			name = lines.Text()
-		case len(fields) == 3 && fields[0] == "Pss:":
-			if isGuest {
-				guest += atoi(fields[1])
-			} else {
-				own += atoi(fields[1])
-				if testing.Verbose() && atoi(fields[1]) > 200 {
-					t.Logf("%6d KiB %s", atoi(fields[1]), name)
-				}
-			}
-		}
-	}
-	if err := lines.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return own, guest
+	_, rest, _ := strings.Cut(string(text), "\nPss:")
+	return atoi(strings.Fields(rest)[0]) - guest, guest
 }

@@ -35,6 +35,11 @@ type Cell struct {
 	link     *link
 	flows    *flows // nil without a network
 
+	branching sync.Mutex      // held while a branch is taken
+	known     map[uint64]bool // inodes of layers that were counted, or are not this cell's
+	layered   int64           // bytes of the layers that are charged to this cell
+	layers    int             // of the branch that it was started from
+
 	console  *tail.Tail
 	messages *tail.Tail
 
@@ -62,11 +67,16 @@ type trial struct {
 }
 
 func start(ctx context.Context, cfg Config, try trial) (*Cell, error) {
+	if cfg.From != nil {
+		cfg.VCPUs, cfg.MemoryMiB = cfg.From.vcpus, cfg.From.memoryMiB
+		cfg.Kernel, cfg.Initramfs, cfg.Cmdline = nil, nil, ""
+	}
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	c := &Cell{
-		cfg: cfg, trial: try, console: tail.New(consoleTail), messages: tail.New(messagesTail),
+		known: map[uint64]bool{},
+		cfg:   cfg, trial: try, console: tail.New(consoleTail), messages: tail.New(messagesTail),
 		done: make(chan struct{}), closed: make(chan struct{}),
 	}
 	if err := c.start(ctx); err != nil {

@@ -32,6 +32,9 @@ const (
 type group struct {
 	dirs   []string
 	limits []string // for people
+
+	memoryFile string // has the limit of memory; empty if there is none
+	memory     int64  // that limit, in bytes
 }
 
 // setting is a value for a file of a group, in the words of both versions.
@@ -98,7 +101,22 @@ func (g *group) set(groups host.Cgroup, id string, s setting) error {
 		}
 		g.dirs = append(g.dirs, dir)
 	}
-	return os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(value, 10)), 0)
+	path := filepath.Join(dir, file)
+	if err := os.WriteFile(path, []byte(strconv.FormatInt(value, 10)), 0); err != nil {
+		return err
+	}
+	if s.controller == "memory" {
+		g.memoryFile, g.memory = path, value
+	}
+	return nil
+}
+
+// allow changes the limit of memory to what it was at first and so many bytes more.
+func (g *group) allow(more int64) error {
+	if g == nil || g.memoryFile == "" {
+		return nil
+	}
+	return os.WriteFile(g.memoryFile, []byte(strconv.FormatInt(g.memory+more, 10)), 0)
 }
 
 func (g *group) has(dir string) bool {

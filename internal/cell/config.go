@@ -29,6 +29,10 @@ type Config struct {
 	Disks             []*os.File
 	Cmdline           string
 	VCPUs, MemoryMiB  int
+	// From, if not nil, has the virtual machine go on from a branch of another one, of the same tenant. Kernel,
+	// Initramfs, Cmdline, VCPUs and MemoryMiB then do not count: they are the branch's. Disks are the same as
+	// those of the cell that was branched, and there is a network if that had one.
+	From *Branch
 	// Network gives the guest a network card; nil for none. The rules are enforced here, by the owner of
 	// the cell, who also opens the flows: the cell itself has no network. Network.Denied, Dial and
 	// Resolve are called in this process, from several goroutines.
@@ -56,8 +60,10 @@ func (c *Config) check() error {
 		return bad("ID %q: 1 to %d letters, digits and '-' are needed", c.ID, maxID)
 	case c.Program == nil:
 		return bad("no program")
-	case c.Kernel == nil:
+	case c.From == nil && c.Kernel == nil:
 		return bad("no kernel")
+	case c.From != nil && (len(c.Disks) != c.From.disks || (c.Network != nil) != c.From.network):
+		return bad("%d disks, network: %v; the branch is of a cell with %d, %v", len(c.Disks), c.Network != nil, c.From.disks, c.From.network)
 	case len(c.Disks) > vmm.MaxDisks:
 		return bad("%d disks; up to %d are possible", len(c.Disks), vmm.MaxDisks)
 	case len(c.Cmdline) > maxCmdline:

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/kvm"
 )
 
@@ -34,6 +35,7 @@ func rules(pid int) []rule {
 	for _, r := range kvm.Requests() {
 		requests = append(requests, uint32(r))
 	}
+	requests = append(requests, guestmem.PagemapScan) // which pages a branch is to keep
 	return []rule{
 		{unix.SYS_IOCTL, 1, all, requests},
 		// What is writable stays without execution, and what is executable is there.
@@ -61,7 +63,7 @@ func calls() []uint32 {
 		// Descriptors that it has.
 		unix.SYS_READ, unix.SYS_WRITE, unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_PREAD64, unix.SYS_PWRITE64,
 		unix.SYS_PREADV, unix.SYS_PWRITEV, unix.SYS_CLOSE, unix.SYS_FSTAT, unix.SYS_LSEEK,
-		unix.SYS_RECVMSG, unix.SYS_SHUTDOWN,
+		unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_SHUTDOWN,
 		// A guest's memory.
 		unix.SYS_MEMFD_CREATE, unix.SYS_FTRUNCATE, unix.SYS_FALLOCATE,
 	}

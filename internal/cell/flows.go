@@ -61,9 +61,7 @@ func (f *flows) part() *networkPart {
 // handle serves a message of the cell. It does not block: it is called by the goroutine that reads them.
 func (f *flows) handle(m message) error {
 	if m.Kind == kindDenied {
-		if f.network.Denied != nil {
-			f.network.Denied(vmm.Flow{Protocol: m.Flow.Protocol, To: m.Flow.To, Name: m.Name})
-		}
+		f.denied(vmm.Flow{Protocol: m.Flow.Protocol, To: m.Flow.To, Name: m.Name, Count: m.Flow.Count})
 		return nil
 	}
 	select {
@@ -76,6 +74,14 @@ func (f *flows) handle(m message) error {
 		ctx, cancel := context.WithTimeout(f.ctx, flowPatience)
 		defer cancel()
 		answer, file, err := f.answer(ctx, m)
+		if errors.Is(err, usernet.ErrDenied) {
+			// The cell's own rules have let it pass: it does not know this host's addresses, and may lie.
+			flow := vmm.Flow{Protocol: "dns", Name: m.Name, Count: 1}
+			if m.Flow != nil {
+				flow = vmm.Flow{Protocol: m.Flow.Protocol, To: m.Flow.To, Count: 1}
+			}
+			f.denied(flow)
+		}
 		answer.Kind, answer.ID, answer.Failure = kindAnswer, m.ID, fail(err)
 		_ = f.link.send(answer, file) // when it fails, the cell is ending
 		if file != nil {
@@ -83,6 +89,13 @@ func (f *flows) handle(m message) error {
 		}
 	})
 	return nil
+}
+
+// denied tells who wants to know what the guest was refused.
+func (f *flows) denied(flow vmm.Flow) {
+	if f.network.Denied != nil {
+		f.network.Denied(flow)
+	}
 }
 
 // closer is an open file that can be sent, and is closed here after that.

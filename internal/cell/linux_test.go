@@ -217,7 +217,7 @@ func testLinux(t *testing.T, vcpus int) {
 	}
 	for _, wait := range []time.Duration{0, freeInterval + time.Second} {
 		time.Sleep(wait)
-		own, guest := footprint(t, c.PID())
+		own, guest := footprint(t, c)
 		t.Logf("%d KiB of its own, %d KiB of the guest's memory, after %v", own, guest, wait)
 	}
 	// The guest ends at once, which may be faster than its answer.
@@ -278,4 +278,59 @@ func TestLinuxKilled(t *testing.T) {
 		}
 	}
 	noLeftovers(t)
+}
+
+// A stock kernel in confined cells: a branch of one whose disk, sockets and processors were in use.
+func TestLinuxBranch(t *testing.T) {
+	for _, vcpus := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d vCPUs", vcpus), func(t *testing.T) { testLinuxBranch(t, vcpus) })
+	}
+}
+
+func testLinuxBranch(t *testing.T, vcpus int) {
+	cfg, _ := linuxConfig(t, vcpus)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // the host of a test may be emulated
+	defer cancel()
+	parent, err := Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = parent.Close() }()
+	open, err := parent.Dial(ctx, echoPort)
+	if err != nil {
+		t.Fatalf("%v; console: %q; end: %v", err, parent.Console(), parent.End())
+	}
+	for depth := range 3 {
+		begin := time.Now()
+		b, err := parent.Branch(ctx)
+		if err != nil {
+			t.Fatalf("depth %d: %v; end: %v", depth, err, parent.End())
+		}
+		n, size, err := b.Layers()
+		t.Logf("depth %d: branch after %v: %d layers, %d KiB, %v", depth, time.Since(begin), n, size>>10, err)
+		begin = time.Now()
+		child, err := Start(ctx, Config{ID: fmt.Sprintf("%s-%d", testID, depth), Program: cfg.Program, Disks: cfg.Disks, From: b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = child.Close() }()
+		t.Logf("started after %v", time.Since(begin))
+		if missing := child.Confinement().Missing(); len(missing) > 0 {
+			t.Errorf("missing: %+v", missing)
+		}
+		conn, err := child.Dial(ctx, echoPort)
+		if err != nil {
+			t.Fatalf("%v; console: %q; end: %v", err, child.Console(), child.End())
+		}
+		t.Logf("connected after %v", time.Since(begin))
+		if err := errors.Join(exchange(conn, 1<<20), b.Close()); err != nil {
+			t.Error(err)
+		}
+		if depth == 0 {
+			if err := exchange(open, 1<<20); err != nil {
+				t.Errorf("the parent's own connection: %v", err)
+			}
+		}
+		parent = child
+	}
 }

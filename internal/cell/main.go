@@ -41,6 +41,10 @@ func live() error {
 	if err != nil {
 		return err
 	}
+	pages, err := os.Open(pagesPath)
+	if err != nil {
+		return err
+	}
 	// From here on the process has nothing but what it has open.
 	layers := confine(boot)
 	if err := server.send(message{Kind: kindConfined, Layers: layers}); err != nil {
@@ -55,7 +59,7 @@ func live() error {
 			return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
 		}
 	}
-	vm, err := build(boot, server)
+	vm, err := build(boot, server, pages)
 	if err != nil {
 		return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
 	}
@@ -88,6 +92,8 @@ func firstMessage() (*bootMessage, uint64, error) {
 		return nil, 0, fmt.Errorf("the owner's first message is %q", m.Kind)
 	case m.Boot.Version != protocolVersion:
 		return nil, 0, fmt.Errorf("the owner speaks version %d of the protocol, not %d", m.Boot.Version, protocolVersion)
+	case m.Boot.Layers < 0 || m.Boot.Layers > vmm.MaxLayers:
+		return nil, 0, fmt.Errorf("%d layers", m.Boot.Layers)
 	case m.Boot.Disks < 0 || m.Boot.Disks > vmm.MaxDisks:
 		return nil, 0, fmt.Errorf("%d disks", m.Boot.Disks)
 	}
@@ -96,16 +102,19 @@ func firstMessage() (*bootMessage, uint64, error) {
 
 // build makes the virtual machine of the files that the process has been given, and closes what is not
 // needed any more.
-func build(boot *bootMessage, server *server) (*vmm.VM, error) {
+func build(boot *bootMessage, server *server, pages *os.File) (*vmm.VM, error) {
 	next := firstFile
 	take := func(name string) *os.File {
 		next++
 		return os.NewFile(uintptr(next-1), name)
 	}
+	if boot.Branch {
+		return buildCopy(boot, server, take, pages)
+	}
 	cfg := vmm.Config{
 		KVM: take("KVM"), Kernel: take("kernel"),
 		Cmdline: boot.Cmdline, VCPUs: boot.VCPUs, MemoryMiB: boot.MemoryMiB,
-		Console: os.Stdout,
+		Console: os.Stdout, Pages: pages,
 	}
 	if boot.Initramfs {
 		cfg.Initramfs = take("initramfs")

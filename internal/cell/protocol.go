@@ -16,7 +16,8 @@ import (
 
 // The owner and the cell talk over a pair of connected SOCK_SEQPACKET sockets: a packet is a message is
 // a JSON object. Descriptors travel from the owner to the cell only; what a cell attaches to its
-// messages, the kernel drops, because the owner gives it no room.
+// messages, the kernel drops, because the owner gives it no room. The exception is a branch: the owner makes a
+// socket for it and takes one packet from that.
 //
 //	owner                                cell
 //	boot, with what is to be built   ->
@@ -25,6 +26,7 @@ import (
 //	dial, with a stream socket       ->
 //	cancel, with the ID of a dial    ->
 //	pause, resume                    ->
+//	branch, with a packet socket     ->  over which the cell sends the branch, before its reply
 //	                                 <-  reply, with the ID of the request
 //	                                 <-  flow: open one for the guest; resolve: look up a name
 //	answer, with a socket or an error ->
@@ -34,7 +36,7 @@ import (
 // Both ends are of the same build, so that the version only guards against two builds that meet.
 
 // protocolVersion is part of boot.
-const protocolVersion = 1
+const protocolVersion = 2
 
 // maxMessage is the size of the largest message in bytes. It is far below what a socket buffers.
 const maxMessage = 64 << 10
@@ -48,6 +50,7 @@ const (
 	kindCancel   kind = "cancel"
 	kindPause    kind = "pause"
 	kindResume   kind = "resume"
+	kindBranch   kind = "branch"
 	kindReply    kind = "reply"
 	kindFlow     kind = "flow"
 	kindResolve  kind = "resolve"
@@ -71,11 +74,14 @@ type message struct {
 	Failure *failure     `json:"failure,omitempty"`
 }
 
-// bootMessage is what the cell is to build. The files are at fixed places, from firstFile on: KVM, the
-// kernel, the initramfs if there is one, the disks.
+// bootMessage is what the cell is to build. The files are at fixed places, from firstFile on: KVM; the
+// kernel, and the initramfs if there is one, or a branch's state and layers; the disks.
 type bootMessage struct {
-	Version   int          `json:"version"`
-	Initramfs bool         `json:"initramfs,omitempty"`
+	Version   int  `json:"version"`
+	Initramfs bool `json:"initramfs,omitempty"`
+	// Branch says that the virtual machine goes on from a branch with so many Layers. Cmdline does not count.
+	Branch    bool         `json:"branch,omitempty"`
+	Layers    int          `json:"branch_layers,omitempty"`
 	Disks     int          `json:"disks,omitempty"`
 	Cmdline   string       `json:"cmdline,omitempty"`
 	VCPUs     int          `json:"vcpus"`
@@ -106,6 +112,7 @@ type networkPart struct {
 type flowMessage struct {
 	Protocol string         `json:"protocol"`
 	To       netip.AddrPort `json:"to"`
+	Count    int64          `json:"count,omitempty"` // of denied
 }
 
 type endMessage struct {
@@ -136,6 +143,7 @@ const (
 	maxLayers = 16
 	maxAddrs  = 64
 	maxName   = 255 // of the domain name system
+	maxDenied = 1 << 32
 )
 
 // fail makes a failure of an error; nil of nil.
@@ -249,7 +257,12 @@ func (m *message) check() error {
 			switch m.Flow.Protocol {
 			case "tcp", "udp", "dns":
 			default:
-				return fmt.Errorf("protocol %.16q", m.Flow.Protocol)
+				if m.Flow.Protocol != "" || m.Kind != kindDenied {
+					return fmt.Errorf("protocol %.16q", m.Flow.Protocol)
+				}
+			}
+			if m.Flow.Count < 0 || m.Flow.Count > maxDenied {
+				return errors.New("its count is out of range")
 			}
 			if m.Flow.To.Addr().Zone() != "" {
 				return errors.New("its address has a zone")
@@ -263,7 +276,7 @@ func (m *message) check() error {
 			}
 			m.End.Reason, m.End.Detail = printable(m.End.Reason), printable(m.End.Detail)
 		}
-	case kindDial, kindCancel, kindPause, kindResume, kindReply, kindResolve, kindAnswer:
+	case kindDial, kindCancel, kindPause, kindResume, kindBranch, kindReply, kindResolve, kindAnswer:
 	default:
 		return errors.New("its kind is unknown")
 	}

@@ -274,7 +274,7 @@ func TestFlows(t *testing.T) {
 	}
 	defer listener.Close()
 	to := netip.MustParseAddrPort(listener.Addr().String())
-	denied := make(chan vmm.Flow, 1)
+	denied := make(chan vmm.Flow, 8)
 	f, err := newFlows(&vmm.Network{
 		Allow:  []vmm.Rule{{Prefix: netip.PrefixFrom(to.Addr(), 32), FirstPort: to.Port(), LastPort: to.Port()}, {Name: "good.example"}},
 		Denied: func(f vmm.Flow) { denied <- f },
@@ -352,22 +352,30 @@ func TestFlows(t *testing.T) {
 		if answer.Failure == nil || fd >= 0 {
 			t.Errorf("%s: allowed", to)
 		}
+		if got := <-denied; got.Protocol != "tcp" || got.To.String() != to || got.Count != 1 {
+			t.Errorf("denied %+v", got)
+		}
 	}
 	if answer, _ := ask(message{Kind: kindResolve, ID: 3, Name: "bad.example"}); answer.Failure == nil {
 		t.Error("a name that no rule is about")
 	}
+	if got := <-denied; got.Protocol != "dns" || got.Name != "bad.example" {
+		t.Errorf("denied %+v", got)
+	}
 	if answer, _ := ask(message{Kind: kindResolve, ID: 4, Name: "good.example"}); len(answer.Addrs) != 1 {
 		t.Errorf("an allowed name: %+v", answer)
 	}
-	b, err := encode(&message{Kind: kindDenied, Flow: &flowMessage{Protocol: "udp", To: to}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := cell.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	if got := <-denied; got.Protocol != "udp" || got.To != to {
-		t.Errorf("%+v", got)
+	for _, want := range []vmm.Flow{{Protocol: "udp", To: to, Count: 3}, {Count: 1000}} {
+		b, err := encode(&message{Kind: kindDenied, Flow: &flowMessage{Protocol: want.Protocol, To: want.To, Count: want.Count}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cell.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-denied; got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
 	}
 }
 

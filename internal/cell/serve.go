@@ -18,9 +18,6 @@ import (
 const (
 	// drainPatience is how long a cell whose guest has ended goes on passing on what the guest has sent.
 	drainPatience = 500 * time.Millisecond
-	// deniedInterval is the least time between two reports of what the guest was refused: a guest can be
-	// refused a million times a second.
-	deniedInterval = 10 * time.Millisecond
 )
 
 // server is the cell's end of the protocol.
@@ -32,17 +29,17 @@ type server struct {
 	streams sync.WaitGroup
 	idle    *idle
 
-	mu       sync.Mutex
-	dials    map[uint64]context.CancelFunc
-	upcalls  map[uint64]chan answer
-	next     uint64
-	reported time.Time
+	mu      sync.Mutex
+	dials   map[uint64]context.CancelFunc
+	upcalls map[uint64]chan answer
+	next    uint64
 }
 
-// order is a request to pause, or else to resume.
+// order is a request to pause, resume or branch.
 type order struct {
-	id    uint64
-	pause bool
+	id   uint64
+	kind kind
+	file *stream // of a branch
 }
 
 // answer is the owner's answer to an upcall.
@@ -184,7 +181,12 @@ func (s *server) accept(m message, file *stream) error {
 			cancel()
 		}
 	case kindPause, kindResume:
-		s.orders <- order{m.ID, m.Kind == kindPause}
+		s.orders <- order{id: m.ID, kind: m.Kind}
+	case kindBranch:
+		if file == nil {
+			return errors.New("branch without a socket")
+		}
+		s.orders <- order{m.ID, m.Kind, file}
 	case kindAnswer:
 		s.mu.Lock()
 		waiting := s.upcalls[m.ID]
@@ -203,15 +205,19 @@ func (s *server) accept(m message, file *stream) error {
 	return nil
 }
 
-// obey pauses and resumes.
+// obey pauses, resumes and branches.
 func (s *server) obey() {
 	for o := range s.orders {
-		if o.pause {
+		var err error
+		switch o.kind {
+		case kindPause:
 			s.vm.Pause()
-		} else {
+		case kindResume:
 			s.vm.Resume()
+		case kindBranch:
+			err = errors.Join(s.branch(o.file), o.file.Close())
 		}
-		_ = s.send(message{Kind: kindReply, ID: o.id}) // without an owner the cell ends anyway
+		_ = s.send(message{Kind: kindReply, ID: o.id, Failure: fail(err)}) // without an owner the cell ends anyway
 	}
 }
 
@@ -295,17 +301,9 @@ func (s *server) upcall(ctx context.Context, m message) (answer, error) {
 	return answer{}, err
 }
 
-// denied reports what the guest was refused, now and then.
+// denied reports what the guest was refused. The network bounds how often.
 func (s *server) denied(f vmm.Flow) {
-	s.mu.Lock()
-	now := time.Now()
-	quiet := now.Sub(s.reported) < deniedInterval
-	if !quiet {
-		s.reported = now
-	}
-	s.mu.Unlock()
-	if !quiet {
-		name := f.Name[:min(len(f.Name), maxName)]
-		_ = s.send(message{Kind: kindDenied, Flow: &flowMessage{Protocol: f.Protocol, To: f.To}, Name: name})
-	}
+	name := f.Name[:min(len(f.Name), maxName)]
+	flow := &flowMessage{Protocol: f.Protocol, To: f.To, Count: min(f.Count, maxDenied)}
+	_ = s.send(message{Kind: kindDenied, Flow: flow, Name: name})
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/identity"
 	"github.com/aethervm/aether/internal/kvm"
 )
@@ -49,10 +50,12 @@ func (c *Cell) start(ctx context.Context) (err error) {
 	if c.flows != nil {
 		c.flows.link = c.link
 	}
-	files := []*os.File{theirs, c.cfg.Program, device, c.cfg.Kernel}
-	if c.cfg.Initramfs != nil {
-		files = append(files, c.cfg.Initramfs)
+	source, release, err := c.source()
+	if err != nil {
+		return errors.Join(err, theirs.Close())
 	}
+	defer release()
+	files := append([]*os.File{theirs, c.cfg.Program, device}, source...)
 	files = append(files, c.cfg.Disks...)
 
 	group, groupErr := newGroup(c.cfg.ID, c.cfg.VCPUs, c.cfg.MemoryMiB)
@@ -69,6 +72,37 @@ func (c *Cell) start(ctx context.Context) (err error) {
 	c.confinement = append(begun, layer(LayerCgroup, group.describe(), groupErr))
 	go c.watch()
 	return c.boot(ctx)
+}
+
+// source returns the files that the virtual machine is made of, which stay open until release.
+func (c *Cell) source() (files []*os.File, release func(), err error) {
+	if c.cfg.From == nil {
+		files = []*os.File{c.cfg.Kernel}
+		if guestmem.IsSealed(c.cfg.Kernel) { // then it is a layer of all who boot from it
+			inode, _, err := layerSize(c.cfg.Kernel)
+			if err != nil {
+				return nil, nil, err
+			}
+			c.known[inode] = true
+		}
+		if c.cfg.Initramfs != nil {
+			files = append(files, c.cfg.Initramfs)
+		}
+		return files, func() {}, nil
+	}
+	if files, err = c.cfg.From.hold(); err != nil {
+		return nil, nil, err
+	}
+	c.layers = len(files) - 1
+	for _, f := range files[1:] {
+		inode, _, err := layerSize(f)
+		if err != nil {
+			c.cfg.From.release()
+			return nil, nil, err
+		}
+		c.known[inode] = true // somebody else is charged for it
+	}
+	return files, c.cfg.From.release, nil
 }
 
 // begin starts the process, as confined as this host lets this user start one.
@@ -109,7 +143,7 @@ func (c *Cell) boot(ctx context.Context) error {
 		filter = nil
 	}
 	b := &bootMessage{
-		Version: protocolVersion, Initramfs: c.cfg.Initramfs != nil, Disks: len(c.cfg.Disks), Cmdline: c.cfg.Cmdline,
+		Version: protocolVersion, Branch: c.cfg.From != nil, Layers: c.layers, Initramfs: c.cfg.Initramfs != nil, Disks: len(c.cfg.Disks), Cmdline: c.cfg.Cmdline,
 		VCPUs: c.cfg.VCPUs, MemoryMiB: c.cfg.MemoryMiB, Network: c.flows.part(),
 		OwnUser: c.identity != nil, Mounts: c.process.way.mounts, UserNamespace: c.process.way.users, Filter: filter, Attempt: c.trial.attempt,
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/internal/agentsandbox"
 	"github.com/aethervm/aether/internal/cell"
 	"github.com/aethervm/aether/internal/hostdir"
@@ -28,6 +29,7 @@ type Driver struct {
 	keeper      *keeper.Keeper[*lease.Lease]
 	guest       lazy.Value[*agentsandbox.Guest]
 	confinement lazy.Value[cell.Confinement] // as of a trial
+	outside     outside
 }
 
 // New returns a driver. It starts nothing yet.
@@ -54,10 +56,6 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return nil, err
 	}
-	if spec.Network != sandbox.NetworkNone {
-		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
-			Detail: "the guest agent does not set up a network card", Remedy: "use network \"none\", or another system"}
-	}
 	if spec.VCPUs > vmm.MaxVCPUs {
 		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
 			Detail: fmt.Sprintf("%d vCPUs", spec.VCPUs), Remedy: fmt.Sprintf("ask for %d at most", vmm.MaxVCPUs)}
@@ -82,15 +80,23 @@ func (d *Driver) launch(ctx context.Context, op string, owned *lease.Lease, spec
 		return nil, err
 	}
 	defer disk.Close()
-	id := lease.NewID()
-	m, err := startMachine(ctx, owned, id, spec, guest, disk)
+	net, err := newNetwork(op, spec, d.outside)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sandbox{machine: m, Sandbox: agentsandbox.New(agentsandbox.Config{
+	id := lease.NewID()
+	m, err := startMachine(ctx, owned, id, spec, guest, disk, net.config())
+	if err != nil {
+		return nil, err
+	}
+	s := &Sandbox{driver: d, spec: spec, machine: m, network: net, Sandbox: agentsandbox.New(agentsandbox.Config{
 		System: System, ID: id, Spec: spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
 	})}
-	if err := s.BringUp(ctx, m.connect, s.Configure); err != nil {
+	introduce := func(ctx context.Context, cfg agentproto.Config) error {
+		cfg.Network = net.addresses()
+		return s.Configure(ctx, cfg)
+	}
+	if err := s.BringUp(ctx, m.connect, introduce); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil

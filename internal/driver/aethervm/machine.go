@@ -10,12 +10,15 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/internal/agentsandbox"
 	"github.com/aethervm/aether/internal/cell"
 	"github.com/aethervm/aether/internal/cellbinary"
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/sandbox"
+	"github.com/aethervm/aether/vmm"
 )
 
 // A guest's RAM is what its programs may use and, on top, what the guest itself takes: the kernel with
@@ -36,7 +39,8 @@ func cellsOf(leaseID string) string { return "aether-" + leaseID + "-" }
 type machine struct {
 	dir  string // its mark in the lease
 	cell *cell.Cell
-	ram  int64 // bytes
+	ram  int64    // bytes
+	disk *os.File // for its copies
 
 	closing sync.Once
 	err     error
@@ -44,27 +48,47 @@ type machine struct {
 
 // startMachine starts a cell. The guest is booting when it returns. When ctx ends, what was begun is
 // undone.
-func startMachine(ctx context.Context, owned *lease.Lease, id string, spec sandbox.Spec, guest *agentsandbox.Guest, disk *os.File) (*machine, error) {
-	program, err := openProgram()
+func startMachine(ctx context.Context, owned *lease.Lease, id string, spec sandbox.Spec, guest *agentsandbox.Guest, disk *os.File, network *vmm.Network) (*machine, error) {
+	ram := ramMiB(spec.MemoryMiB)
+	m, err := startCell(ctx, owned, id, cell.Config{
+		Kernel: guest.Image, Initramfs: guest.Initrd, Disks: []*os.File{disk},
+		Cmdline: agentsandbox.Cmdline(nil, agentproto.InitVsock),
+		VCPUs:   spec.VCPUs, MemoryMiB: ram, Network: network,
+	})
 	if err != nil {
+		return nil, err
+	}
+	m.ram = int64(ram) << 20
+	return m, nil
+}
+
+// startCell starts a cell with one disk, of which it keeps a descriptor of its own. It fills in what all cells
+// have.
+func startCell(ctx context.Context, owned *lease.Lease, id string, cfg cell.Config) (_ *machine, err error) {
+	cfg.ID = cellsOf(owned.ID) + id
+	if cfg.Program, err = openProgram(); err != nil {
+		return nil, err
+	}
+	m := &machine{dir: filepath.Join(owned.Dir, id)}
+	if m.disk, err = duplicate(cfg.Disks[0]); err != nil {
 		return nil, err
 	}
 	// First of all: a sweeper counts what was left by these.
-	dir := filepath.Join(owned.Dir, id)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
+	if err := os.Mkdir(m.dir, 0o700); err != nil {
+		return nil, errors.Join(err, m.disk.Close())
 	}
-	ram := ramMiB(spec.MemoryMiB)
-	c, err := cell.Start(ctx, cell.Config{
-		ID: cellsOf(owned.ID) + id, Program: program,
-		Kernel: guest.Image, Initramfs: guest.Initrd, Disks: []*os.File{disk},
-		Cmdline: agentsandbox.Cmdline(nil, agentproto.InitVsock),
-		VCPUs:   spec.VCPUs, MemoryMiB: ram,
-	})
+	if m.cell, err = cell.Start(ctx, cfg); err != nil {
+		return nil, errors.Join(err, m.disk.Close(), os.Remove(m.dir))
+	}
+	return m, nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(dir))
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
 	}
-	return &machine{dir: dir, cell: c, ram: int64(ram) << 20}, nil
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // openProgram opens what cells execute. It stays open.
@@ -120,6 +144,7 @@ func (m *machine) Close() error {
 		if m.err = m.cell.Close(); m.err == nil {
 			m.err = os.Remove(m.dir) // else it is left to Sweep
 		}
+		m.err = errors.Join(m.err, m.disk.Close())
 	})
 	return m.err
 }

@@ -142,7 +142,7 @@ func TestWhatItRefuses(t *testing.T) {
 		change func(*sandbox.Spec)
 		want   error
 	}{
-		"a network":                      {func(s *sandbox.Spec) { s.Network = sandbox.NetworkOutbound }, sandbox.ErrUnsupported},
+		"rules without a network":        {func(s *sandbox.Spec) { s.Egress = []string{"pypi.org"} }, sandbox.ErrInvalid},
 		"more processors than there are": {func(s *sandbox.Spec) { s.VCPUs = sandbox.MaxVCPUs }, sandbox.ErrUnsupported},
 		"more memory than the host has":  {func(s *sandbox.Spec) { s.MemoryMiB = sandbox.MaxMemoryMiB }, sandbox.ErrNoSpace},
 		"an image that is not there":     {func(s *sandbox.Spec) { s.Image.Rootfs = "/no/such" }, sandbox.ErrInvalid},

@@ -10,11 +10,15 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-// Sandbox is a virtual machine. Beside sandbox.Sandbox it implements Pauser, Inspector and StatsReader.
+// Sandbox is a virtual machine. Beside sandbox.Sandbox it implements Pauser, Forker,
+// Inspector, StatsReader and EgressLogger.
 type Sandbox struct {
 	*agentsandbox.Sandbox
 
+	driver  *Driver
+	spec    sandbox.Spec
 	machine *machine
+	network *network // nil for none
 
 	// state guards whether the machine runs.
 	state  sync.Mutex
@@ -22,10 +26,12 @@ type Sandbox struct {
 }
 
 var (
-	_ sandbox.Driver      = (*Driver)(nil)
-	_ sandbox.Pauser      = (*Sandbox)(nil)
-	_ sandbox.Inspector   = (*Sandbox)(nil)
-	_ sandbox.StatsReader = (*Sandbox)(nil)
+	_ sandbox.Driver       = (*Driver)(nil)
+	_ sandbox.Pauser       = (*Sandbox)(nil)
+	_ sandbox.Forker       = (*Sandbox)(nil)
+	_ sandbox.Inspector    = (*Sandbox)(nil)
+	_ sandbox.StatsReader  = (*Sandbox)(nil)
+	_ sandbox.EgressLogger = (*Sandbox)(nil)
 )
 
 // Pause is sandbox.Pauser's.

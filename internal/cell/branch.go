@@ -1,0 +1,251 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/guestmem"
+	"github.com/aethervm/aether/vmm"
+)
+
+// maxKernel bounds a kernel's file, which is a layer too if it is in memory: more of it can be in the file than in
+// the guest's RAM.
+const maxKernel = 256 << 20
+
+// transferPatience is how long a cell may take to send what it has said that it sends.
+const transferPatience = 5 * time.Second
+
+// Branch is what the virtual machine of a cell was at one moment: files in memory that nobody can change. Cells
+// are started from it ([Config].From); a branch is for cells of one tenant only, since what the guest had in its
+// memory is in it. Its methods may be called concurrently.
+type Branch struct {
+	vcpus, memoryMiB, disks int
+	network                 bool
+
+	mu    sync.RWMutex
+	files []*os.File // the state, then the layers of the memory; nil once closed
+}
+
+// MemoryMiB is the guest's RAM in MiB.
+func (b *Branch) MemoryMiB() int { return b.memoryMiB }
+
+// Layers is the number of layers that the memory is in, and the bytes of memory that they take.
+func (b *Branch) Layers() (n int, bytes int64, err error) {
+	files, err := b.hold()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer b.release()
+	for _, f := range files[1:] {
+		_, size, err := layerSize(f)
+		if err != nil {
+			return 0, 0, err
+		}
+		bytes += size
+	}
+	return len(files) - 1, bytes, nil
+}
+
+// hold returns the files, which stay open until release.
+func (b *Branch) hold() ([]*os.File, error) {
+	b.mu.RLock()
+	if b.files == nil {
+		b.mu.RUnlock()
+		return nil, fmt.Errorf("%w: the branch was closed", ErrConfig)
+	}
+	return b.files, nil
+}
+
+func (b *Branch) release() { b.mu.RUnlock() }
+
+// Close lets go of the files. Cells that were started from them live on; the memory is freed when the last one
+// that maps it has ended. It is idempotent.
+func (b *Branch) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := closeAll(b.files)
+	b.files = nil
+	return err
+}
+
+func closeAll(files []*os.File) error {
+	errs := make([]error, 0, len(files))
+	for _, f := range files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Branch takes what the virtual machine is now, and has it go on. The guest stands still for a time that depends
+// on the memory that it has written since its cell was started or last branched. Its programs should have been
+// stopped before, and told in each copy who they are before they go on: see vmm.Fork.
+//
+// When ctx ends first, the guest may be branched all the same, which it does not notice; nothing is kept of it.
+func (c *Cell) Branch(ctx context.Context) (*Branch, error) {
+	b, err := c.branch(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("branch the guest: %w", err)
+	}
+	return b, nil
+}
+
+func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
+	c.branching.Lock()
+	defer c.branching.Unlock()
+	select {
+	case <-c.closed:
+		return nil, fmt.Errorf("%w: closed", ErrEnded)
+	case <-c.done:
+		return nil, c.end
+	default:
+	}
+	ours, theirs, err := packetPair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = ours.Close() }()
+	// What the guest has written becomes a layer, which stays charged to the cell, and which the guest will write
+	// anew.
+	if err := c.group.allow(c.layered + int64(c.cfg.MemoryMiB)<<20); err != nil {
+		_ = theirs.Close()
+		return nil, fmt.Errorf("make room for it: %w", err)
+	}
+	_, err = c.call(ctx, message{Kind: kindBranch}, theirs)
+	if err := errors.Join(err, theirs.Close()); err != nil {
+		return nil, err
+	}
+	files, err := receiveBranch(ours, uint64(c.cfg.MemoryMiB)<<20)
+	if err != nil {
+		return nil, fmt.Errorf("the cell breaks the protocol: %w", err)
+	}
+	b := &Branch{
+		vcpus: c.cfg.VCPUs, memoryMiB: c.cfg.MemoryMiB, disks: len(c.cfg.Disks), network: c.cfg.Network != nil, files: files,
+	}
+	if err := c.countLayers(files[1:]); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	_ = c.group.allow(c.layered) // when it fails, the cell may take more than it should, until the next time
+	return b, nil
+}
+
+// countLayers adds to what the cell is charged for the layers that were not there before. The caller holds
+// c.branching.
+func (c *Cell) countLayers(layers []*os.File) error {
+	for _, f := range layers {
+		inode, size, err := layerSize(f)
+		if err != nil {
+			return err
+		}
+		if !c.known[inode] {
+			c.known[inode] = true
+			c.layered += size
+		}
+	}
+	return nil
+}
+
+// layerSize is what tells a file in memory from others, and how much memory it takes.
+func layerSize(f *os.File) (inode uint64, size int64, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	stat, err := statOf(info)
+	if err != nil {
+		return 0, 0, err
+	}
+	return stat.Ino, stat.Blocks * 512, nil
+}
+
+// receiveBranch takes what a cell sends in reply to a request for a branch: one packet with the state and the
+// layers of memory of so many bytes, all of them files in memory that cannot be changed any more. Whatever it
+// sends instead, nothing of it stays open. This socket is the only one from which an owner takes
+// descriptors, and it does so once.
+func receiveBranch(conn *net.UnixConn, memory uint64) (_ []*os.File, err error) {
+	_ = conn.SetReadDeadline(time.Now().Add(transferPatience))
+	rights := make([]byte, unix.CmsgSpace(4*(vmm.MaxLayers+1)))
+	_, n, flags, _, err := conn.ReadMsgUnix(make([]byte, 1), rights)
+	files, parseErr := filesOf(rights[:n]) // also when something is wrong: they are to be closed
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(files))
+		}
+	}()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("receive the branch: %w", err)
+	case parseErr != nil:
+		return nil, parseErr
+	case flags&unix.MSG_CTRUNC != 0 || len(files) > vmm.MaxLayers+1: // there is room for one more, to be aligned
+		return nil, errors.New("it sends more files than are possible")
+	case len(files) < 2:
+		return nil, fmt.Errorf("a branch of %d files", len(files))
+	}
+	for i, f := range files {
+		limit, unit := max(memory, maxKernel), uint64(guestmem.PageSize)
+		if i == 0 {
+			limit, unit = vmm.MaxStateSize, 1
+		}
+		if err := sealed(f, limit, unit); err != nil {
+			return nil, fmt.Errorf("file %d of its branch: %w", i, err)
+		}
+	}
+	return files, nil
+}
+
+// filesOf makes files of all descriptors that came with a message.
+func filesOf(rights []byte) ([]*os.File, error) {
+	if len(rights) == 0 {
+		return nil, nil
+	}
+	list, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil, err
+	}
+	var files []*os.File
+	var errs []error
+	for i := range list {
+		fds, err := unix.ParseUnixRights(&list[i])
+		errs = append(errs, err)
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "branch"))
+		}
+	}
+	return files, errors.Join(errs...)
+}
+
+// sealed holds a file to what a branch is made of: memory that can be neither written nor resized, not even by who
+// has it open for writing or mapped.
+func sealed(f *os.File, limit, unit uint64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if size := info.Size(); !info.Mode().IsRegular() || size <= 0 || uint64(size) > limit || uint64(size)%unit != 0 {
+		return fmt.Errorf("%v of %d bytes", info.Mode().Type(), size)
+	}
+	const needed = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var seals int
+	var sealErr error
+	if err := raw.Control(func(fd uintptr) { seals, sealErr = unix.FcntlInt(fd, unix.F_GET_SEALS, 0) }); err != nil {
+		return err
+	}
+	switch {
+	case sealErr != nil: // EINVAL: a file that is not in memory
+		return fmt.Errorf("it cannot be sealed: %w", sealErr)
+	case seals&needed != needed:
+		return fmt.Errorf("%w: seals %#x", guestmem.ErrNotSealed, seals)
+	}
+	return nil
+}

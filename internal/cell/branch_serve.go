@@ -1,0 +1,115 @@
+package cell
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/vmm"
+)
+
+// pagesPath is the map of the process's own pages, which vmm.VM.Branch reads.
+const pagesPath = "/proc/self/pagemap"
+
+// statOf is the kernel's own description of a file.
+func statOf(info os.FileInfo) (*syscall.Stat_t, error) {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, fmt.Errorf("%s: no file of the kernel's", info.Name())
+	}
+	return stat, nil
+}
+
+// branch takes a snapshot of the guest and sends it to the owner.
+func (s *server) branch(to *stream) error {
+	snapshot, err := s.vm.Branch()
+	if err != nil {
+		return err
+	}
+	// The guest goes on and holds the layers by itself.
+	err = sendBranch(to, snapshot)
+	s.idle.busy()
+	return errors.Join(err, snapshot.Close())
+}
+
+func sendBranch(to *stream, snapshot *vmm.Snapshot) error {
+	state, err := snapshot.Encode()
+	if err != nil {
+		return err
+	}
+	file, err := stateFile(state)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	layers, err := snapshot.Layers()
+	if err != nil {
+		return err
+	}
+	fds := []int{int(file.Fd())}
+	for _, l := range layers {
+		fds = append(fds, int(l.Fd()))
+	}
+	raw, err := to.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	err = raw.Write(func(fd uintptr) bool {
+		sendErr = unix.Sendmsg(int(fd), []byte{0}, unix.UnixRights(fds...), nil, 0)
+		return !errors.Is(sendErr, unix.EAGAIN)
+	})
+	if err := errors.Join(err, sendErr); err != nil {
+		return fmt.Errorf("send the branch: %w", err)
+	}
+	return nil
+}
+
+// stateFile makes a file in memory that nobody can change.
+func stateFile(state []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make a file of the state: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "state")
+	_, err = f.Write(state)
+	if err == nil {
+		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a file of the state: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// buildCopy makes the virtual machine of a branch.
+func buildCopy(boot *bootMessage, server *server, take func(string) *os.File, pages *os.File) (_ *vmm.VM, err error) {
+	cfg := vmm.ForkConfig{KVM: take("KVM"), Console: os.Stdout, Pages: pages}
+	defer func() { err = errors.Join(err, cfg.KVM.Close()) }()
+	stateFile := take("state")
+	layers := make([]*os.File, boot.Layers)
+	for i := range layers {
+		layers[i] = take("layer")
+	}
+	for i := range boot.Disks {
+		cfg.Disks = append(cfg.Disks, take(fmt.Sprintf("disk %d", i)))
+	}
+	state, err := io.ReadAll(io.NewSectionReader(stateFile, 0, vmm.MaxStateSize+1))
+	if err := errors.Join(err, stateFile.Close()); err != nil {
+		return nil, errors.Join(fmt.Errorf("read the branch's state: %w", err), closeAll(layers))
+	}
+	snapshot, err := vmm.OpenSnapshot(state, layers)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	if boot.Network != nil {
+		cfg.Network = server.network(boot.Network)
+	}
+	return vmm.Fork(snapshot, cfg)
+}

@@ -1,0 +1,168 @@
+package aethervm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/agentsandbox"
+	"github.com/aethervm/aether/internal/cell"
+	"github.com/aethervm/aether/internal/lease"
+	"github.com/aethervm/aether/sandbox"
+)
+
+const (
+	// MaxForks bounds the copies of one call.
+	MaxForks = 1000
+	// freezePatience is how long the programs of the original may take to stop, and to go on. One that hangs in
+	// the kernel does not stop, for which the agent waits 10 s.
+	freezePatience = time.Minute
+)
+
+// Fork is sandbox.Forker's. The programs stand still while the copy is taken: for a time that depends on the
+// memory that was written since the sandbox was made or last forked, not on n. In the copies they go on when
+// the copy is another machine: with random numbers, a clock, names and addresses of its own. What an Exec of the
+// original was to be told or to tell stays with the original; in the copies that program finds its input at an
+// end and nobody who reads its output.
+func (s *Sandbox) Fork(ctx context.Context, n int) ([]sandbox.Sandbox, error) {
+	const op = "fork"
+	if n < 1 || n > MaxForks {
+		return nil, &sandbox.Error{Op: op, System: System, Sandbox: s.ID(), Err: sandbox.ErrInvalid,
+			Detail: fmt.Sprintf("%d copies", n), Remedy: fmt.Sprintf("ask for 1 to %d at a time", MaxForks)}
+	}
+	var copies []sandbox.Sandbox
+	err := s.Operate(ctx, op, func(ctx context.Context) error {
+		b, err := s.branch(ctx, op)
+		if err != nil {
+			return err
+		}
+		copies, err = s.copies(ctx, op, b, n)
+		return errors.Join(err, b.Close())
+	})
+	if err != nil {
+		return nil, errors.Join(err, closeSandboxes(copies))
+	}
+	return copies, nil
+}
+
+// branch takes what the machine is while its programs stand still. They go on whatever comes, also when ctx has
+// ended.
+func (s *Sandbox) branch(ctx context.Context, op string) (_ *cell.Branch, err error) {
+	s.state.Lock()
+	defer s.state.Unlock()
+	if s.paused {
+		return nil, &sandbox.Error{Op: op, System: System, Sandbox: s.ID(), Err: sandbox.ErrUnsupported,
+			Detail: "the sandbox is paused, so its programs cannot be prepared", Remedy: "resume it first"}
+	}
+	// A request that is given up could come after the one to thaw.
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), freezePatience)
+	defer cancel()
+	var b *cell.Branch
+	if err = s.Client.Freeze(whole); err == nil {
+		b, err = s.machine.cell.Branch(ctx)
+	}
+	if err := errors.Join(err, s.Client.Thaw(whole, agentproto.Config{})); err != nil {
+		if b != nil {
+			err = errors.Join(err, b.Close())
+		}
+		return nil, err
+	}
+	return b, nil
+}
+
+// copies makes n sandboxes of a branch, or none.
+func (s *Sandbox) copies(ctx context.Context, op string, b *cell.Branch, n int) ([]sandbox.Sandbox, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		tasks  sync.WaitGroup
+		places = make(chan struct{}, 2*runtime.NumCPU()) // more at a time would only wait for each other
+		mu     sync.Mutex
+		first  error
+		made   []sandbox.Sandbox
+	)
+	for range n {
+		places <- struct{}{}
+		tasks.Go(func() {
+			defer func() { <-places }()
+			if ctx.Err() != nil {
+				return
+			}
+			c, err := s.driver.keeper.Start(ctx, op, func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
+				return s.copy(ctx, op, owned, b)
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				made = append(made, c)
+			case first == nil:
+				first = err
+				cancel()
+			}
+		})
+	}
+	tasks.Wait()
+	if first == nil {
+		first = ctx.Err()
+	}
+	if first != nil {
+		return nil, errors.Join(first, closeSandboxes(made))
+	}
+	return made, nil
+}
+
+// copy makes a sandbox of a branch.
+func (s *Sandbox) copy(ctx context.Context, op string, owned *lease.Lease, b *cell.Branch) (sandbox.Sandbox, error) {
+	c, err := s.startCopy(ctx, op, owned, b)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.wake(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// startCopy starts a machine of a branch. Its programs stand still until it is woken.
+func (s *Sandbox) startCopy(ctx context.Context, op string, owned *lease.Lease, b *cell.Branch) (*Sandbox, error) {
+	net, err := newNetwork(op, s.spec, s.driver.outside)
+	if err != nil {
+		return nil, err
+	}
+	id := lease.NewID()
+	m, err := startCell(ctx, owned, id, cell.Config{From: b, Disks: []*os.File{s.machine.disk}, Network: net.config()})
+	if err != nil {
+		return nil, err
+	}
+	m.ram = s.machine.ram
+	return &Sandbox{driver: s.driver, spec: s.spec, machine: m, network: net, Sandbox: agentsandbox.New(agentsandbox.Config{
+		System: System, ID: id, Spec: s.spec, Machine: m, Forget: func() { s.driver.keeper.Forget(id) },
+	})}, nil
+}
+
+// wake makes a copy another sandbox than its original, and lets its programs go on.
+func (s *Sandbox) wake(ctx context.Context) error {
+	return s.BringUp(ctx, s.machine.connect, func(ctx context.Context, cfg agentproto.Config) error {
+		cfg.Network = s.network.addresses()
+		_, _ = rand.Read(cfg.MachineID[:]) // never fails
+		cfg.Now = time.Now()
+		return s.Client.Thaw(ctx, cfg)
+	})
+}
+
+func closeSandboxes(list []sandbox.Sandbox) error {
+	errs := make([]error, len(list))
+	var tasks sync.WaitGroup
+	for i, s := range list {
+		tasks.Go(func() { errs[i] = s.Close() })
+	}
+	tasks.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,124 @@
+package aethervm
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/sandbox"
+	"github.com/aethervm/aether/vmm"
+)
+
+// network is what a sandbox has of the outside: nothing if it is nil.
+type network struct {
+	card    vmm.Interface
+	rules   []vmm.Rule
+	outside outside
+	refused refusals
+}
+
+// outside is how flows leave the host. A test has its own; the zero value is what the host has.
+type outside struct {
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	resolve func(ctx context.Context, name string) ([]netip.Addr, error)
+}
+
+// newNetwork returns the network of a sandbox, nil for none. The error is one of the contract.
+func newNetwork(op string, spec sandbox.Spec, out outside) (*network, error) {
+	rules, err := spec.EgressRules()
+	if err != nil || len(rules) == 0 {
+		return nil, err
+	}
+	n := &network{outside: out}
+	for _, r := range rules {
+		rule := vmm.Rule{Prefix: r.Prefix, Name: r.Name, FirstPort: r.FirstPort, LastPort: r.LastPort, Protocol: r.Protocol}
+		n.rules = append(n.rules, rule)
+		if r.Name == sandbox.EveryName {
+			rule.Name, rule.Prefix = "", netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			n.rules = append(n.rules, rule)
+		}
+	}
+	var ok bool
+	if n.card, ok = newCard(n.rules); !ok {
+		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
+			Detail: "the rules name all of " + cardRange.String() + ", in which guests have their addresses",
+			Remedy: "name a smaller part of that network"}
+	}
+	return n, nil
+}
+
+// cardRange is where guests have their addresses: a network that is for tests of devices (RFC 2544), and
+// so none that a guest wants to reach. Each one's is of four addresses, its own and the gateway's among
+// them, and ends at this host, so that it does not matter if two guests have the same.
+var cardRange = netip.MustParsePrefix("198.18.0.0/15")
+
+const cardBits = 30
+
+// newCard chooses the addresses of a network card, none of which a rule names.
+func newCard(rules []vmm.Rule) (vmm.Interface, bool) {
+	for range 1000 {
+		var random [8]byte
+		_, _ = rand.Read(random[:]) // never fails
+		base := binary.BigEndian.Uint32(cardRange.Addr().AsSlice())
+		base += binary.BigEndian.Uint32(random[:]) % (1 << (cardBits - cardRange.Bits())) << (32 - cardBits)
+		if !named(rules, at(base)) {
+			// Locally administered.
+			mac := [6]byte{2, 0xae, random[4], random[5], random[6], random[7]}
+			return vmm.Interface{Address: at(base + 2), Gateway: at(base + 1).Addr(), MAC: mac}, true
+		}
+	}
+	return vmm.Interface{}, false
+}
+
+func at(address uint32) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, address))), cardBits)
+}
+
+// named tells whether a rule is about a part of the network in the range, and not just about everything.
+func named(rules []vmm.Rule, network netip.Prefix) bool {
+	for _, r := range rules {
+		if r.Prefix.IsValid() && r.Prefix.Bits() >= cardRange.Bits() && r.Prefix.Overlaps(network) {
+			return true
+		}
+	}
+	return false
+}
+
+// config is the part of the machine; nil for none.
+func (n *network) config() *vmm.Network {
+	if n == nil {
+		return nil
+	}
+	return &vmm.Network{Allow: n.rules, Interface: n.card, Denied: n.denied, Dial: n.outside.dial, Resolve: n.outside.resolve}
+}
+
+// addresses are what the guest is told.
+func (n *network) addresses() agentproto.Network {
+	if n == nil {
+		return agentproto.Network{}
+	}
+	return agentproto.Network(n.card)
+}
+
+func (n *network) denied(f vmm.Flow) {
+	entry := sandbox.RefusedFlow{Protocol: f.Protocol, Name: f.Name, Count: f.Count}
+	if f.Protocol != "dns" {
+		entry.Address = f.To.String()
+	}
+	n.refused.add(entry, time.Now())
+}
+
+// EgressLog is sandbox.EgressLogger's.
+func (s *Sandbox) EgressLog(context.Context) (sandbox.EgressLog, error) {
+	if err := s.Ended("egress log"); err != nil {
+		return sandbox.EgressLog{}, err
+	}
+	if s.network == nil {
+		return sandbox.EgressLog{}, nil
+	}
+	return s.network.refused.log(), nil
+}
