@@ -1,0 +1,248 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+)
+
+// resources in a fixed order; what ledgers count by.
+func resources() []Resource {
+	return []Resource{Sandboxes, MemoryMiB, SandboxSeconds, OutputBytes, VCPUSeconds}
+}
+
+// Of is the bound of a resource; 0 is none.
+func (b Budget) Of(r Resource) int64 {
+	switch r {
+	case Sandboxes:
+		return b.Sandboxes
+	case MemoryMiB:
+		return b.MemoryMiB
+	case SandboxSeconds:
+		return b.SandboxSeconds
+	case OutputBytes:
+		return b.OutputBytes
+	case VCPUSeconds:
+		return b.VCPUSeconds
+	}
+	return 0
+}
+
+func (b Budget) check() error {
+	for _, r := range resources() {
+		if b.Of(r) < 0 {
+			return fmt.Errorf("the budget of %s is negative", r)
+		}
+	}
+	if b.Window < 0 {
+		return errors.New("the budget's window is negative")
+	}
+	return nil
+}
+
+// within returns b with every bound at most that of limit.
+func (b Budget) within(limit Budget) Budget {
+	tighter := func(v *int64, l int64) {
+		if l != 0 && (*v == 0 || *v > l) {
+			*v = l
+		}
+	}
+	tighter(&b.Sandboxes, limit.Sandboxes)
+	tighter(&b.MemoryMiB, limit.MemoryMiB)
+	tighter(&b.SandboxSeconds, limit.SandboxSeconds)
+	tighter(&b.OutputBytes, limit.OutputBytes)
+	tighter(&b.VCPUSeconds, limit.VCPUSeconds)
+	// A shorter window gives more, so the limit's own stands if it has one.
+	if limit.Window != 0 && limit.Window > b.Window {
+		b.Window = limit.Window
+	}
+	return b
+}
+
+// addsUp tells whether a resource is given back only when the window ends.
+func (r Resource) addsUp() bool { return r != Sandboxes && r != MemoryMiB }
+
+// unit is that in which a ledger counts one of the resource's own units.
+func (r Resource) unit() int64 {
+	if r == SandboxSeconds || r == VCPUSeconds {
+		return int64(time.Second)
+	}
+	return 1
+}
+
+// ledger counts what is used of a budget. Its methods may be called concurrently.
+type ledger struct {
+	of     string // "session" or "tenant"
+	budget Budget
+	above  *ledger // is charged too; may be nil
+
+	mu    sync.Mutex
+	began time.Time // of the window
+	used  map[Resource]int64
+}
+
+func newLedger(of string, budget Budget, above *ledger) *ledger {
+	return &ledger{of: of, budget: budget, above: above, began: time.Now(), used: map[Resource]int64{}}
+}
+
+// turn begins a new window if the last one has ended. The caller holds mu.
+func (l *ledger) turn(now time.Time) {
+	w := l.budget.Window
+	if w <= 0 || now.Sub(l.began) < w {
+		return
+	}
+	l.began = l.began.Add(now.Sub(l.began).Truncate(w))
+	for _, r := range resources() {
+		if r.addsUp() {
+			delete(l.used, r)
+		}
+	}
+}
+
+// reserve takes sandboxes and memory, all or nothing.
+func (l *ledger) reserve(sandboxes, memoryMiB int64) *BudgetRefusal {
+	if l == nil {
+		return nil
+	}
+	if no := l.take(sandboxes, memoryMiB); no != nil {
+		return no
+	}
+	if no := l.above.reserve(sandboxes, memoryMiB); no != nil {
+		l.give(sandboxes, memoryMiB)
+		return no
+	}
+	return nil
+}
+
+func (l *ledger) take(sandboxes, memoryMiB int64) *BudgetRefusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for r, want := range map[Resource]int64{Sandboxes: sandboxes, MemoryMiB: memoryMiB} {
+		if limit := l.budget.Of(r); limit > 0 && l.used[r]+want > limit {
+			return l.refusal(r, want)
+		}
+	}
+	l.used[Sandboxes] += sandboxes
+	l.used[MemoryMiB] += memoryMiB
+	return nil
+}
+
+func (l *ledger) give(sandboxes, memoryMiB int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.used[Sandboxes] -= sandboxes
+	l.used[MemoryMiB] -= memoryMiB
+}
+
+// release gives back what reserve took.
+func (l *ledger) release(sandboxes, memoryMiB int64) {
+	for ; l != nil; l = l.above {
+		l.give(sandboxes, memoryMiB)
+	}
+}
+
+// spend adds to what adds up, in the ledger's unit, though it may exceed the bound.
+func (l *ledger) spend(r Resource, amount int64) {
+	now := time.Now()
+	for ; l != nil && amount != 0; l = l.above {
+		l.mu.Lock()
+		l.turn(now)
+		l.used[r] += min(amount, math.MaxInt64-l.used[r])
+		l.mu.Unlock()
+	}
+}
+
+// exhausted returns the first resource that adds up of which nothing is left, or nil.
+func (l *ledger) exhausted() *BudgetRefusal {
+	now := time.Now()
+	for ; l != nil; l = l.above {
+		if no := l.exhaustedHere(now); no != nil {
+			return no
+		}
+	}
+	return nil
+}
+
+func (l *ledger) exhaustedHere(now time.Time) *BudgetRefusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turn(now)
+	for _, r := range resources() {
+		if limit := l.budget.Of(r); r.addsUp() && limit > 0 && l.used[r]/r.unit() >= limit {
+			no := l.refusal(r, 1)
+			return no
+		}
+	}
+	return nil
+}
+
+// bounds tells whether a resource is bounded here or above.
+func (l *ledger) bounds(r Resource) bool {
+	for ; l != nil; l = l.above {
+		if l.budget.Of(r) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// refusal describes r. The caller holds mu.
+func (l *ledger) refusal(r Resource, wanted int64) *BudgetRefusal {
+	line := l.line(r)
+	no := &BudgetRefusal{Of: l.of, Resource: r, Limit: line.Limit, Used: line.Used, Left: line.Left, Wanted: wanted}
+	if r.addsUp() {
+		no.More = l.windowEnds()
+	}
+	return no
+}
+
+func (l *ledger) line(r Resource) BudgetLine {
+	b := BudgetLine{Resource: r, Limit: l.budget.Of(r), Used: l.used[r] / r.unit()}
+	b.Left = max(0, b.Limit-b.Used)
+	return b
+}
+
+func (l *ledger) windowEnds() *time.Time {
+	if l.budget.Window <= 0 {
+		return nil
+	}
+	t := l.began.Add(l.budget.Window).UTC()
+	return &t
+}
+
+func (l *ledger) state() BudgetState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turn(time.Now())
+	s := BudgetState{Lines: []BudgetLine{}, WindowEnds: l.windowEnds()}
+	for _, r := range resources() {
+		if l.budget.Of(r) > 0 {
+			s.Lines = append(s.Lines, l.line(r))
+		}
+	}
+	return s
+}
+
+// err is the error of a call that b refuses. reap is when the next sandbox will be reaped, if any.
+func (b *BudgetRefusal) err(op string, reap *time.Time) *Error {
+	no := *b
+	cause := fmt.Sprintf("the %s's budget of %s is %d: %d used, %d left, %d wanted", no.Of, no.Resource, no.Limit, no.Used, no.Left, no.Wanted)
+	remedy := "kill a sandbox that is not needed"
+	if no.Resource.addsUp() {
+		remedy = "it does not come back in this session; open another one, or ask for a larger budget"
+		cause = fmt.Sprintf("the %s's budget of %s is used up: %d of %d", no.Of, no.Resource, no.Used, no.Limit)
+	} else {
+		no.More = reap
+	}
+	if no.More != nil {
+		wait := max(0, time.Until(*no.More)).Round(time.Second)
+		if no.Resource.addsUp() {
+			remedy = fmt.Sprintf("try again in %s, when the window ends", wait)
+		} else {
+			remedy += fmt.Sprintf(", or try again in %s, when one may be reaped", wait)
+		}
+	}
+	return &Error{Code: CodeBudget, Op: op, Cause: cause, Remedy: remedy, Budget: &no}
+}

@@ -1,0 +1,225 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aethervm/aether/sandbox"
+)
+
+// Bounds of labels and names.
+const (
+	maxLabels     = 16
+	maxLabelKey   = 64
+	maxLabelValue = 256
+	maxName       = 64
+)
+
+// Create makes a sandbox.
+func (s *Session) Create(ctx context.Context, req CreateRequest) (info SandboxInfo, err error) {
+	ctx, c, err := s.call(ctx, "create", "", CanExec)
+	c.note("image", req.Image)
+	c.note("system", req.System)
+	defer c.end(&err)
+	if err != nil {
+		return info, err
+	}
+	return do(ctx, c, req.Key, req.SandboxSpec, false, func() (SandboxInfo, error) {
+		b, err := s.create(ctx, c, req.SandboxSpec, false)
+		if err != nil {
+			return SandboxInfo{}, err
+		}
+		c.sandbox = b.id
+		c.note("system", b.driver.System())
+		return b.info(), nil
+	})
+}
+
+// create makes a sandbox for an operation.
+func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemeral bool) (*box, error) {
+	if err := s.allow(c.op, spec); err != nil {
+		return nil, err
+	}
+	if err := s.affordable(c.op); err != nil {
+		return nil, err
+	}
+	spec = s.r.complete(spec)
+	img, release, err := s.r.cfg.Images.Resolve(ctx, spec.Image)
+	if err != nil {
+		return nil, err
+	}
+	hold := newHold(release)
+	want := sandbox.Spec{Image: img, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, Processes: spec.Processes,
+		Network: spec.Network, Egress: spec.Egress, Env: spec.Env}
+	if want, err = want.WithDefaults(); err != nil {
+		hold.release()
+		return nil, err
+	}
+	spec.VCPUs, spec.MemoryMiB, spec.Processes, spec.Network = want.VCPUs, want.MemoryMiB, want.Processes, want.Network
+	memory := int64(spec.MemoryMiB)
+	if no := s.ledger.reserve(1, memory); no != nil {
+		hold.release()
+		return nil, no.err(c.op, s.nextReap())
+	}
+	var sb sandbox.Sandbox
+	var by candidate
+	chooseErr := s.r.systems.candidates(ctx, c.op, spec.System, func(can candidate) bool {
+		by = can
+		sb, err = can.driver.Create(ctx, want)
+		if errors.Is(err, sandbox.ErrUnavailable) {
+			can.forget()
+		}
+		// What cannot be done here may be done by the next one, if there is a choice.
+		return errors.Is(err, sandbox.ErrUnsupported) || errors.Is(err, sandbox.ErrUnavailable)
+	})
+	if err = errors.Join(chooseErr, err); err != nil {
+		s.ledger.release(1, memory)
+		hold.release()
+		if chooseErr != nil {
+			return nil, chooseErr
+		}
+		return nil, err
+	}
+	b := &box{driver: by.driver, spec: spec, why: s.r.scrub(by.why), image: hold, digest: img.Digest, ephemeral: ephemeral}
+	if err := s.register(b, sb); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// allow refuses what a session may not ask for, and what never can be.
+func (s *Session) allow(op string, spec SandboxSpec) error {
+	if asks := spec.Network != "" && spec.Network != sandbox.NetworkNone || len(spec.Egress) > 0; asks && !s.can(CanNetwork) {
+		return refuse(CodeDenied, op, "leave the network out, or ask whoever opened the session for it", "this session has no capability %q", CanNetwork)
+	}
+	if spec.TTL < 0 {
+		return refuse(CodeInvalid, op, "give zero for no end", "the time to live is negative")
+	}
+	return checkLabels(op, spec.Labels)
+}
+
+func (s *Session) can(c Capability) bool {
+	for _, have := range s.capabilities {
+		if have == c {
+			return true
+		}
+	}
+	return false
+}
+
+func checkLabels(op string, labels map[string]string) error {
+	bad := len(labels) > maxLabels
+	for k, v := range labels {
+		bad = bad || k == "" || len(k) > maxLabelKey || len(v) > maxLabelValue
+	}
+	if bad {
+		return refuse(CodeInvalid, op, fmt.Sprintf("use at most %d, of at most %d bytes a key and %d a value", maxLabels, maxLabelKey, maxLabelValue),
+			"the labels are too many or too long")
+	}
+	return nil
+}
+
+// complete fills in what the runtime has defaults for.
+func (r *Runtime) complete(spec SandboxSpec) SandboxSpec {
+	set(&spec.Image, r.cfg.DefaultImage)
+	if spec.Network == "" && len(spec.Egress) > 0 {
+		spec.Network = sandbox.NetworkOutbound
+	}
+	spec.Idle = spec.Idle.over(r.limits.Idle)
+	return spec
+}
+
+// target finds the sandbox of an operation, or makes an ephemeral one. done is called when the
+// operation is over, and kills an ephemeral one.
+func (s *Session) target(ctx context.Context, c *call, id string, spec SandboxSpec) (b *box, done func(*error), err error) {
+	if id != "" {
+		b, err = s.box(c.op, id)
+		return b, func(*error) {}, err
+	}
+	if b, err = s.create(ctx, c, spec, true); err != nil {
+		return nil, nil, err
+	}
+	c.sandbox = b.id
+	c.note("ephemeral", "true")
+	return b, func(err *error) { *err = errors.Join(*err, b.kill(ended())) }, nil
+}
+
+// ended is why an ephemeral sandbox is gone.
+func ended() *Error {
+	return refuse(CodeGone, "", "create a sandbox to keep one", "the sandbox was made for one call, which is over")
+}
+
+// Inspect describes a sandbox.
+func (s *Session) Inspect(ctx context.Context, sandboxID string) (info SandboxInfo, err error) {
+	_, c, err := s.call(ctx, "inspect", sandboxID, CanRead)
+	c.quiet = true
+	defer c.end(&err)
+	if err != nil {
+		return info, err
+	}
+	b, err := s.box(c.op, sandboxID)
+	if err != nil {
+		return info, err
+	}
+	return b.info(), nil
+}
+
+// EgressLog tells which flows of a sandbox were refused, where its system keeps a record.
+func (s *Session) EgressLog(ctx context.Context, sandboxID string) (log sandbox.EgressLog, err error) {
+	ctx, c, err := s.call(ctx, "egress log", sandboxID, CanRead)
+	c.quiet = true
+	defer c.end(&err)
+	if err != nil {
+		return log, err
+	}
+	b, err := s.box(c.op, sandboxID)
+	if err != nil {
+		return log, err
+	}
+	u, err := b.enter(ctx, forReading)
+	if err != nil {
+		return log, b.reason(ctx, err)
+	}
+	defer u.end()
+	logger, ok := u.sb.(sandbox.EgressLogger)
+	if !ok {
+		return log, refuse(CodeUnsupported, c.op, "create the sandbox with aethervm", "%s keeps no record of refused flows", b.driver.System())
+	}
+	log, err = logger.EgressLog(u.ctx)
+	return log, b.reason(u.ctx, err)
+}
+
+// List tells what the session has, and the tenant's snapshots.
+func (s *Session) List(ctx context.Context) (l Listing, err error) {
+	_, c, err := s.call(ctx, "list", "", CanRead)
+	c.quiet = true
+	defer c.end(&err)
+	if err != nil {
+		return l, err
+	}
+	l = Listing{Sandboxes: []SandboxInfo{}, Processes: s.processInfos(""), Snapshots: s.r.snapshotInfos(s.tenant.ID), Budget: s.Budget()}
+	for _, b := range s.list() {
+		l.Sandboxes = append(l.Sandboxes, b.info())
+	}
+	return l, nil
+}
+
+// Kill ends a sandbox and frees what it had. One that the session has had, and that is gone, is no
+// error.
+func (s *Session) Kill(ctx context.Context, sandboxID string) (err error) {
+	_, c, err := s.call(ctx, "kill", sandboxID, CanExec)
+	defer c.end(&err)
+	if err != nil {
+		return err
+	}
+	b, err := s.box(c.op, sandboxID)
+	if CodeOf(err) == CodeGone {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.kill(refuse(CodeGone, "", "create another sandbox", "it was killed at %s", time.Now().UTC().Format(time.TimeOnly)))
+}

@@ -1,0 +1,209 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/aethervm/aether/sandbox"
+)
+
+const (
+	// tick is how often the reaper looks.
+	tick = time.Second
+	// reapTimeout bounds what it does to one sandbox at a time.
+	reapTimeout = 30 * time.Second
+	// expireEvery is how often idempotency keys are looked through.
+	expireEvery = time.Hour
+)
+
+// reap pauses and kills sandboxes by their policies until the runtime closes. One that takes long
+// holds up no other.
+func (r *Runtime) reap() {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var at sync.WaitGroup
+	defer at.Wait()
+	busy := map[*box]bool{} // those that something is being done to
+	done := make(chan *box)
+	expired := time.Now()
+	for {
+		select {
+		case <-r.closing.Done():
+			for len(busy) > 0 {
+				delete(busy, <-done)
+			}
+			return
+		case b := <-done:
+			delete(busy, b)
+			continue
+		case <-ticker.C:
+		}
+		for _, b := range r.boxes() {
+			if !busy[b] {
+				busy[b] = true
+				at.Go(func() {
+					b.tend(r.closing)
+					done <- b
+				})
+			}
+		}
+		if err := r.audit.sync(); err != nil {
+			r.log.Error("could not write the audit log", "error", err)
+		}
+		if time.Since(expired) >= expireEvery {
+			expired = time.Now()
+			if err := r.once.expire(); err != nil {
+				r.log.Error("could not forget old idempotency keys", "error", err)
+			}
+		}
+	}
+}
+
+func (r *Runtime) boxes() []*box {
+	r.mu.Lock()
+	sessions := make([]*Session, 0, len(r.sessions))
+	for _, s := range r.sessions {
+		sessions = append(sessions, s)
+	}
+	r.mu.Unlock()
+	var list []*box
+	for _, s := range sessions {
+		list = append(list, s.list()...)
+	}
+	return list
+}
+
+// tend does to a sandbox what its policy and its budgets say.
+func (b *box) tend(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	b.bill()
+	b.billCPU(ctx)
+	now := time.Now()
+	b.mu.Lock()
+	expiry, idleKill, idlePause := b.expiry(), b.idleKill(), b.idlePause()
+	b.mu.Unlock()
+	over := func(t *time.Time) bool { return t != nil && !now.Before(*t) }
+	const another = "create another sandbox"
+	switch {
+	case over(expiry):
+		b.reapFor("expire", refuse(CodeGone, "", another+", with a longer time to live", "its time to live, %s, was over", b.spec.TTL))
+	case over(idleKill):
+		b.whenIdle(func() {
+			b.reapFor("reap", refuse(CodeGone, "", another+"; a longer idle time, or a background process, keeps one", "it was idle for %s", b.spec.Idle.Kill))
+		})
+	case b.s.ledger.exhausted() != nil:
+		b.starve(ctx, b.s.ledger.exhausted())
+	case over(idlePause):
+		b.whenIdle(func() { b.pauseFor(ctx, "pause") })
+	}
+}
+
+// whenIdle calls f, with the turn taken, if nothing goes on in the sandbox. Whoever has the turn now
+// is about to use it.
+func (b *box) whenIdle(f func()) {
+	select {
+	case b.turn <- struct{}{}:
+		defer b.unlockTurn()
+	default:
+		return
+	}
+	b.mu.Lock()
+	idle := b.busy == 0
+	b.mu.Unlock()
+	if idle {
+		f()
+	}
+}
+
+func (b *box) reapFor(op string, why *Error) {
+	start := time.Now()
+	b.record(op, start, why.Cause, b.kill(why))
+}
+
+func (b *box) pauseFor(ctx context.Context, op string) {
+	start := time.Now()
+	b.mu.Lock()
+	already := b.paused
+	b.mu.Unlock()
+	if already {
+		return
+	}
+	paused, err := b.pause(ctx)
+	if paused || err != nil {
+		b.record(op, start, "", err)
+	}
+}
+
+// record writes what the runtime did by itself to the audit log.
+func (b *box) record(op string, start time.Time, cause string, err error) {
+	if err != nil {
+		cause = b.s.r.scrub(err.Error())
+		b.s.r.log.Warn("could not "+op+" a sandbox", "sandbox", b.id, "error", err)
+	}
+	b.s.r.audit.append(AuditEntry{Time: time.Now(), Tenant: b.s.tenant.ID, Session: b.s.id, Op: op, Sandbox: b.id,
+		Result: result(err), Cause: clip(cause, 256), DurationMS: time.Since(start).Milliseconds()})
+}
+
+// starve stops a sandbox whose budget is used up: work in the foreground is ended, with the reason,
+// and what runs in the background waits, paused, until there is more. Where the system cannot pause,
+// the sandbox is killed.
+func (b *box) starve(ctx context.Context, no *BudgetRefusal) {
+	if no == nil { // a window began in between
+		return
+	}
+	b.mu.Lock()
+	for cancel := range b.working {
+		(*cancel)(no.err("", nil))
+	}
+	_, can := b.sb.(sandbox.Pauser)
+	// It takes a sandbox that runs to end a program in it, or to finish reading.
+	quiet := b.busy == b.background
+	b.mu.Unlock()
+	if !can {
+		if no.Resource != OutputBytes { // it costs nothing by being there
+			b.reapFor("reap", refuse(CodeGone, "", "open another session, or ask for a larger budget", "the %s's budget of %s was used up", no.Of, no.Resource))
+		}
+		return
+	}
+	if !quiet || b.lockTurn(ctx) != nil {
+		return // the next look is soon
+	}
+	defer b.unlockTurn()
+	b.mu.Lock()
+	quiet = b.busy == b.background // nobody enters without the turn
+	b.mu.Unlock()
+	if quiet {
+		b.pauseFor(ctx, "pause")
+	}
+}
+
+// billCPU puts the vCPU time since the last call on the ledger, if a budget bounds it and the system
+// reports it.
+func (b *box) billCPU(ctx context.Context) {
+	if !b.s.ledger.bounds(VCPUSeconds) || b.isPaused() {
+		return
+	}
+	b.mu.Lock()
+	sb, generation := b.sb, b.generation
+	b.mu.Unlock()
+	reader, ok := sb.(sandbox.StatsReader)
+	if !ok {
+		return
+	}
+	stats, err := reader.Stats(ctx)
+	if err != nil {
+		_ = b.reason(ctx, fmt.Errorf("stats: %w", err)) // one that died is noticed here
+		return
+	}
+	b.mu.Lock()
+	spent := int64(0)
+	if b.generation == generation {
+		spent = max(0, stats.CPUNanos-b.cpu)
+		b.cpu = max(b.cpu, stats.CPUNanos)
+	}
+	b.mu.Unlock()
+	b.s.ledger.spend(VCPUSeconds, spent)
+}
