@@ -19,7 +19,7 @@ type execOptions struct {
 	env                      []string
 	memory, vcpus            int
 	timeout                  time.Duration
-	net                      bool
+	network                  networkOptions
 }
 
 func newExec(a *app) *cobra.Command {
@@ -35,8 +35,19 @@ Ctrl-C ends the program and removes the sandbox.
   echo hello | aether exec --vm gvisor -- tr a-z A-Z
   aether exec --vm docker --memory 512 --timeout 10s -- sh -c 'sleep 60'; echo $?
 
-Without --vm it takes the best system in "aether rank" that this host has. The sandbox
-has no network unless --net is given.`,
+Without --vm it takes the best system in "aether rank" that this host has.
+
+The sandbox has no network unless it is given one. --allow names what it may reach, and
+may be repeated; all else is refused, and no other name is resolved (AetherVM only):
+
+  aether exec --vm aethervm --allow pypi.org:443 --allow '*.pythonhosted.org:443' -- pip download requests
+
+A rule is [tcp://|udp://]HOST[:PORT[-PORT]]. HOST is a name, "*." and a name for all
+names below it, an IPv4 address, a network such as 10.1.2.0/24, or "*" for every name and
+every public address. Private and link-local networks (cloud metadata) are reached only
+by a rule for nothing but them, an address of this host by a rule for exactly that one.
+--net outbound without --allow is the system's ordinary network; with AetherVM, all that
+is public.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError("`aether exec -- true`", "%s: the command to run is missing", cmd.CommandPath())
@@ -52,7 +63,7 @@ has no network unless --net is given.`,
 	flags.IntVar(&o.memory, "memory", sandbox.DefaultMemoryMiB, "memory in `MiB`")
 	flags.IntVar(&o.vcpus, "vcpus", sandbox.DefaultVCPUs, "virtual CPUs")
 	flags.DurationVar(&o.timeout, "timeout", 0, "kill the program after so long (\"10s\", \"2m\"); 0 is never")
-	flags.BoolVar(&o.net, "net", false, "let it reach the network")
+	o.network.register(cmd)
 	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
 	flags.StringVarP(&o.dir, "dir", "C", "", "working `directory` in the sandbox")
 	flags.StringVar(&o.dockerRuntime, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with --vm docker")
@@ -66,6 +77,9 @@ func (a *app) exec(ctx context.Context, o execOptions, args []string) (err error
 		Stdin: a.in, Stdout: a.out, Stderr: a.err,
 	}
 	if err := command.Check(); err != nil {
+		return err
+	}
+	if err := o.network.check(); err != nil {
 		return err
 	}
 	f := a.openFleet(o.dockerRuntime)
@@ -115,9 +129,7 @@ func (o execOptions) spec() (spec sandbox.Spec, release func(), err error) {
 		return spec, nil, err
 	}
 	spec = sandbox.Spec{Image: img, VCPUs: o.vcpus, MemoryMiB: o.memory}
-	if o.net {
-		spec.Network = sandbox.NetworkOutbound
-	}
+	o.network.apply(&spec)
 	if spec, err = spec.WithDefaults(); err != nil {
 		_ = hold.Close()
 		return spec, nil, err
