@@ -1,0 +1,122 @@
+package mcp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// lastCalls is how long calls in progress may take to end after the client has closed its side. What runs
+// longer is cancelled.
+const lastCalls = 5 * time.Second
+
+// ServeStdio serves one client that writes requests to in and reads answers from out, a line each. It
+// returns nil when the client has closed in, and ctx's error when ctx ends; what was going on is then over.
+// The server serves nobody else.
+func ServeStdio(ctx context.Context, server *sdk.Server, in io.Reader, out io.Writer) error {
+	server.AddReceivingMiddleware(endsWith(ctx))
+	t := &drained{over: ctx.Done(), under: &sdk.IOTransport{Reader: io.NopCloser(in), Writer: unclosed{out}}}
+	err := server.Run(ctx, t)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// endsWith ends every call with ctx. The SDK would wait for them.
+func endsWith(ctx context.Context) sdk.Middleware {
+	return func(next sdk.MethodHandler) sdk.MethodHandler {
+		return func(callCtx context.Context, method string, req sdk.Request) (sdk.Result, error) {
+			callCtx, cancel := context.WithCancelCause(callCtx)
+			defer cancel(nil)
+			defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+			return next(callCtx, method, req)
+		}
+	}
+}
+
+// unclosed leaves it to the process's end to close its standard output.
+type unclosed struct{ io.Writer }
+
+func (unclosed) Close() error { return nil }
+
+// drained is a transport that tells of the end of input only when the requests before it are answered:
+// the SDK cancels what is in progress when input ends, and "printf ... | aether mcp" would get nothing.
+type drained struct {
+	under sdk.Transport
+	over  <-chan struct{} // nobody waits any more
+}
+
+func (t *drained) Connect(ctx context.Context) (sdk.Connection, error) {
+	c, err := t.under.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &drainedConn{Connection: c, over: t.over, open: map[jsonrpc.ID]bool{}, changed: make(chan struct{}, 1)}, nil
+}
+
+type drainedConn struct {
+	sdk.Connection
+	over <-chan struct{}
+
+	mu      sync.Mutex
+	open    map[jsonrpc.ID]bool // requests that have no answer yet
+	changed chan struct{}
+}
+
+func (c *drainedConn) Read(ctx context.Context) (jsonrpc.Message, error) {
+	msg, err := c.Connection.Read(ctx)
+	if err != nil {
+		c.wait()
+		return nil, err
+	}
+	if req, ok := msg.(*jsonrpc.Request); ok && req.IsCall() {
+		c.mu.Lock()
+		c.open[req.ID] = true
+		c.mu.Unlock()
+	}
+	return msg, nil
+}
+
+func (c *drainedConn) Write(ctx context.Context, msg jsonrpc.Message) error {
+	err := c.Connection.Write(ctx, msg)
+	if res, ok := msg.(*jsonrpc.Response); ok {
+		c.mu.Lock()
+		delete(c.open, res.ID)
+		c.mu.Unlock()
+		select {
+		case c.changed <- struct{}{}:
+		default:
+		}
+	}
+	return err
+}
+
+// wait returns when all requests are answered, after lastCalls, or when the server ends.
+func (c *drainedConn) wait() {
+	timeout := time.NewTimer(lastCalls)
+	defer timeout.Stop()
+	for {
+		c.mu.Lock()
+		n := len(c.open)
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-c.changed:
+		case <-timeout.C:
+			return
+		case <-c.over:
+			return
+		}
+	}
+}
