@@ -24,10 +24,10 @@ const (
 	exitUnavailable = 3
 	exitNotFound    = 4
 	exitPartly      = 5
-	exitTimeout     = 124 // exec only: --timeout ran out, as timeout(1) says it
-	exitOwnFailure  = 125 // exec only: aether failed, not the program
-	exitCannotRun   = 126 // exec only
-	exitNoProgram   = 127 // exec only
+	exitTimeout     = 124 // run and exec only: --timeout ran out, as timeout(1) says it
+	exitOwnFailure  = 125 // run and exec only: aether failed, not the program
+	exitCannotRun   = 126 // run and exec only
+	exitNoProgram   = 127 // run and exec only
 	exitSignal      = 128 // plus the signal's number
 )
 
@@ -46,8 +46,8 @@ func newExitCodes() *cobra.Command {
   130  interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP); what was made is removed
   141  nobody reads the output any more
 
-"aether exec" passes on the exit code of the program in the sandbox. Its own are
-those that users of docker run expect:
+"aether run" and "aether exec" pass on the exit code of the program in the sandbox.
+Their own are those that users of docker run expect:
 
   124  the program ran longer than --timeout
   125  aether failed, not the program
@@ -144,7 +144,7 @@ func diagnose(err error) *failure {
 	return f
 }
 
-// forExec gives f the exit code that `aether exec` has for it.
+// forExec gives f the exit code that `aether run` and `aether exec` have for it.
 func (f *failure) forExec() *failure {
 	g := *f
 	var sig signalError

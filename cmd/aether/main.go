@@ -53,7 +53,7 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 		err = sig.withRemedyOf(err)
 	}
 	f := diagnose(err)
-	if cmd != nil && cmd.Name() == "exec" {
+	if cmd != nil && (cmd.Name() == "exec" || cmd.Name() == "run") {
 		f = f.forExec()
 	}
 	f.print(errOut, wantsJSON(args))

@@ -46,7 +46,7 @@ evidence with sources; "aether bench" measures what this host has.
 	}
 	add("judge", newRank(a), newProfile(a), newCompare(a))
 	add("measure", newDoctor(a), newBench(a), newReport(a), newLab(a))
-	add("drive", newExec(a), newImage(a), newKernel(a), newSweep(a))
+	add("drive", newRun(a), newExec(a), newMCP(a), newServe(a), newTools(a), newImage(a), newKernel(a), newSweep(a))
 	add("", newVersion(a), newExitCodes())
 	return root
 }

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/image"
+	"github.com/aethervm/aether/internal/runtime"
+	"github.com/aethervm/aether/sandbox"
+)
+
+type runOptions struct {
+	vm, image  string
+	dir        string
+	env        []string
+	memory     int
+	cpus       int
+	timeout    time.Duration
+	network    networkOptions
+	dockerKind string
+}
+
+func newRun(a *app) *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARG...]",
+		Short: "Run a program in a sandbox of the best system here, then throw it away",
+		Long: `Create a sandbox, run one program in it, and remove it, as an agent's tool call does: by
+the runtime that is beneath "aether serve" and "aether mcp", in this process. Standard
+input, output and error are the program's, and its exit code is passed on (see "aether
+help exit-codes"). Ctrl-C ends the program and removes the sandbox.
+
+  aether run -- python3 -c 'print(6*7)'
+  aether run -v --vm auto --mem 512 -- uname -a
+  echo hello | aether run --vm gvisor --timeout 10s -- tr a-z A-Z
+
+--vm auto, the default, takes the best system in "aether rank" that this host has and
+that can do what is asked for; -v says which one it was, and why.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError("`aether run -- true`", "%s: the command to run is missing", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runOnce(cmd.Context(), o, args) },
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the command's name belongs to the command
+	flags.StringVar(&o.vm, "vm", "auto", "`system` to run it in, or \"auto\"")
+	flags.StringVar(&o.image, "image", image.DefaultName, "`image`, by name or digest (see \"aether image ls\")")
+	flags.IntVar(&o.memory, "mem", sandbox.DefaultMemoryMiB, "memory in `MiB`")
+	flags.IntVar(&o.cpus, "cpus", sandbox.DefaultVCPUs, "virtual CPUs")
+	flags.DurationVar(&o.timeout, "timeout", 0, "kill the program after so long (\"10s\", \"2m\"); 0 is never")
+	o.network.register(cmd)
+	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
+	flags.StringVarP(&o.dir, "dir", "C", "", "working `directory` in the sandbox")
+	flags.StringVar(&o.dockerKind, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with Docker")
+	completeSystems(cmd, "vm")
+	return cmd
+}
+
+func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err error) {
+	if err := o.network.check(); err != nil {
+		return err
+	}
+	store, err := image.Default()
+	if err != nil {
+		return err
+	}
+	f := a.openFleet(o.dockerKind)
+	defer f.close(&err)
+	rt, err := runtime.Open(ctx, runtime.Config{Drivers: f.drivers, Images: runtime.StoreImages(store), System: o.vm, Log: a.logger()})
+	if err != nil {
+		return fromRuntime(err)
+	}
+	defer func() {
+		// Only when the sandbox is gone is the exit code passed on: the host is as it was.
+		if closeErr := rt.Close(); closeErr != nil && (err == nil || isExit(err)) {
+			err = failed(closeErr, "run `aether sweep`", "remove the sandbox: %v", closeErr)
+		}
+	}()
+	a.tellRecovered(rt.Recovered())
+	tenant, err := rt.Local(ctx)
+	if err != nil {
+		return fromRuntime(err)
+	}
+	s, err := rt.OpenSession(ctx, tenant.ID, runtime.SessionSpec{Capabilities: tenant.Capabilities})
+	if err != nil {
+		return fromRuntime(err)
+	}
+	box, err := s.Create(ctx, runtime.CreateRequest{SandboxSpec: o.spec()})
+	if err != nil {
+		return fromRuntime(err)
+	}
+	if a.verbose {
+		a.notice("%s, %s; sandbox %s, %d MiB, network %s", box.System, box.Why, box.ID, box.MemoryMiB, box.Network)
+	}
+	res, err := s.Run(ctx, runtime.RunRequest{
+		Sandbox: box.ID, Args: args, Dir: o.dir, Env: callersEnv(o.env), Timeout: o.timeout,
+		Stdin: a.in, Stdout: a.out, Stderr: a.err,
+	})
+	switch {
+	case err != nil:
+		return fromRuntime(err)
+	case res.TimedOut:
+		return exitWith(exitTimeout)
+	case res.Signal != "":
+		return exitWith(exitSignal + int(unix.SignalNum(res.Signal)))
+	case *res.ExitCode != 0:
+		return exitWith(*res.ExitCode)
+	}
+	return nil
+}
+
+// spec is the sandbox that the options ask for. It lives as long as the program, however idle that is.
+func (o runOptions) spec() runtime.SandboxSpec {
+	var network sandbox.Spec
+	o.network.apply(&network)
+	return runtime.SandboxSpec{
+		System: o.vm, Image: o.image, VCPUs: o.cpus, MemoryMiB: o.memory, Network: network.Network, Egress: network.Egress,
+		Idle: runtime.IdlePolicy{Pause: -1, Kill: -1},
+	}
+}
+
+// tellRecovered says what was removed of dead processes.
+func (a *app) tellRecovered(found runtime.Recovery) {
+	for system, n := range found.Swept {
+		a.notice("removed what a dead process left: %s of %s", count(n, "sandbox", "sandboxes"), system)
+	}
+	for _, note := range found.Notes {
+		a.logger().Warn(note)
+	}
+}
+
+func isExit(err error) bool {
+	f, ok := errors.AsType[*failure](err)
+	return ok && f.kind == "exit"
+}
+
+// fromRuntime gives an error of the runtime its exit code.
+func fromRuntime(err error) error {
+	e, ok := errors.AsType[*runtime.Error](err)
+	if !ok || errors.Is(err, syscall.EPIPE) || e.Code == runtime.CodeCancelled {
+		return err
+	}
+	f := &failure{code: exitFailed, kind: "failed", message: e.Op + ": " + e.Cause, remedy: e.Remedy, err: err}
+	switch e.Code {
+	case runtime.CodeInvalid:
+		f.code, f.kind = exitUsage, "usage"
+	case runtime.CodeUnavailable, runtime.CodeUnsupported:
+		f.code, f.kind = exitUnavailable, "unavailable"
+	case runtime.CodeNotFound:
+		f.code, f.kind = exitNotFound, "not-found"
+	}
+	return f
+}
