@@ -50,8 +50,8 @@ OUT  ?=
 bench: build peers image ## measure what this machine has, print the ranking, write the report
 	$(BIN)/aether bench --runs $(RUNS) $(if $(OUT),--out $(OUT))
 
-.PHONY: test unit conformance docs
-test: testdeps check lint peers image kernels conformance lab unit lab-test docs ## set up and run everything that CI runs
+.PHONY: test unit conformance docs mcp
+test: testdeps check lint peers image kernels conformance mcp lab unit lab-test docs ## set up and run everything that CI runs
 
 unit: agent ## all tests but the drivers', with the race detector
 	CGO_ENABLED=1 $(REQUIRE) $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /internal/driver/)
@@ -59,6 +59,9 @@ unit: agent ## all tests but the drivers', with the race detector
 # These look at the whole host for what a sandbox left behind, so they run one at a time.
 conformance: agent ## the drivers against the real systems
 	$(REQUIRE) $(GO) test -p 1 -timeout 40m ./internal/driver/...
+
+mcp: testdeps build peers image ## MCP's conformance suite, and MCP clients from npm, against aether
+	scripts/mcp-check
 
 docs: build ## run what the README says
 	scripts/readme-check
