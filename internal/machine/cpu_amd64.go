@@ -18,6 +18,7 @@ const (
 	leafPerformance = 0xa
 	leafTopology    = 0xb
 	leafTopologyV2  = 0x1f
+	leafKVM         = 0x40000001 // https://docs.kernel.org/virt/kvm/x86/cpuid.html
 	leafAMDSizes    = 0x80000008
 	leafAMDCache    = 0x8000001d
 	leafAMDTopology = 0x8000001e
@@ -28,12 +29,16 @@ const (
 	featureHypervisor  = 1 << 31 // ECX
 	featureThreads     = 1 << 28 // EDX: there may be several logical processors
 
+	// Asynchronous page faults, EAX: the feature, for nested guests, and by interrupt.
+	featureAsyncPF = 1<<4 | 1<<10 | 1<<14
+
 	significantIndex = 1 // flag of an entry: its subleaf counts
 )
 
 // guestCPUID is what CPUID answers on the vCPU with the given APIC ID: what KVM supports, with one
-// package of so many cores, one thread each, and without performance counters, which would only serve
-// to spy on neighbours.
+// package of so many cores, one thread each, without performance counters, which would only serve to spy on
+// neighbours, and without asynchronous page faults: a fault that waits for the host is a promise of KVM that is
+// not part of a saved state, and in copies that share pages there are many.
 func guestCPUID(supported []kvm.CPUIDEntry, id, vcpus int) []kvm.CPUIDEntry {
 	var out []kvm.CPUIDEntry
 	cores, shift := uint32(vcpus), uint32(bits.Len(uint(vcpus-1)))
@@ -46,6 +51,8 @@ func guestCPUID(supported []kvm.CPUIDEntry, id, vcpus int) []kvm.CPUIDEntry {
 			if vcpus > 1 {
 				e.EDX |= featureThreads
 			}
+		case leafKVM:
+			e.EAX &^= featureAsyncPF
 		case leafCache:
 			e.EAX = e.EAX&0x3fff | cacheSharing(e.EAX, cores) | (1<<shift-1)<<26
 		case leafAMDCache:

@@ -176,6 +176,7 @@ func TestGuestCPUID(t *testing.T) {
 		{Function: leafCache, Index: 0, EAX: 0xffffffff&^0xe0 | 1<<5},
 		{Function: leafCache, Index: 3, EAX: 0xffffffff&^0xe0 | 3<<5},
 		{Function: leafPerformance, EAX: 1},
+		{Function: leafKVM, EAX: 0xffffffff},
 		{Function: leafTopology, EAX: 9},
 		{Function: leafTopologyV2, EAX: 9},
 		{Function: leafAMDSizes, EAX: 0x3028, ECX: 0x70ff},
@@ -206,6 +207,9 @@ func TestGuestCPUID(t *testing.T) {
 	}
 	if e := find(out, leafPerformance, 0); e.EAX != 0 {
 		t.Errorf("performance counters %+v", e)
+	}
+	if e := find(out, leafKVM, 0); e.EAX != ^uint32(featureAsyncPF) {
+		t.Errorf("features of KVM %#x", e.EAX)
 	}
 	if e := find(out, leafTopology, 0); e.EAX != 0 || e.EBX != 1 || e.EDX != 2 {
 		t.Errorf("threads %+v", e)
