@@ -223,6 +223,7 @@ func (m *machine) run(ctx context.Context, c Config) (guest.Report, error) {
 		return guest.Report{}, err
 	}
 	var copying sync.WaitGroup
+	stdout, stderr := newCounter(), newCounter()
 	forward := func(port int, to ...io.Writer) {
 		to = slices.DeleteFunc(to, func(w io.Writer) bool { return w == nil })
 		copying.Go(func() {
@@ -232,26 +233,41 @@ func (m *machine) run(ctx context.Context, c Config) (guest.Report, error) {
 		})
 	}
 	forward(0, m.console, c.Console)
-	forward(1, c.Stdout)
-	forward(2, c.Stderr)
+	forward(1, c.Stdout, stdout)
+	forward(2, c.Stderr, stderr)
 	var report guest.Report
 	var reportErr error
 	copying.Go(func() {
 		if report, reportErr = readReport(m.readers[3], out, int64(m.config.memoryMiB)<<20); reportErr != nil {
 			// The machine ends by itself if it has ended already; else it would wait for a reader.
 			_, _ = io.Copy(io.Discard, m.readers[3])
+			return
+		}
+		if stdout.await(ctx, report.Stdout) && stderr.await(ctx, report.Stderr) {
+			cancel(errWhole)
 		}
 	})
 	err = <-exited
+	if !errors.Is(context.Cause(ctx), errWhole) {
+		stdout.end()
+		stderr.end()
+	}
 	copying.Wait()
-	switch {
-	case ctx.Err() != nil:
-		return report, context.Cause(ctx)
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errWhole):
+		return report, nil
+	case cause != nil:
+		return report, cause
 	case errors.Is(reportErr, errNoReport) || err != nil:
 		return report, m.explain(err)
+	case reportErr != nil:
+		return report, reportErr
 	}
-	return report, reportErr
+	return report, m.explain(errors.New("and before all that it has written was there"))
 }
+
+// errWhole is why a machine is ended that has nothing more to say.
+var errWhole = errors.New("the lab is done")
 
 // start starts QEMU. What it returns is sent how the process ended.
 func (m *machine) start(ctx context.Context, initArgs []string) (<-chan error, error) {

@@ -66,10 +66,15 @@ type Report struct {
 	// both in nanoseconds.
 	Boot int64 `json:"boot_ns"`
 	Run  int64 `json:"run_ns"`
+	// Stdout and Stderr are how many bytes were written to these ports. When the host has them all, it ends the
+	// machine: what the emulator has of a port when a machine ends by itself is lost.
+	Stdout int64 `json:"stdout_bytes"`
+	Stderr int64 `json:"stderr_bytes"`
 }
 
-// Main is the whole life of the machine. It returns only an error, of a machine on which nothing can
-// be said or done: when PID 1 then ends, the kernel panics, and the host has the console to look at.
+// Main is the whole life of the machine, which the host ends once it has the report. It returns only an error, of a
+// machine on which nothing can be said or done: when PID 1 then ends, the kernel panics, and the host has the
+// console to look at.
 func Main() error {
 	if os.Getpid() != 1 {
 		return errors.New("lab init: not PID 1 of a machine")
@@ -78,11 +83,12 @@ func Main() error {
 	if err == nil {
 		err = work(job)
 	}
-	if err != nil {
-		err = fmt.Errorf("lab init: %w", err)
-		if sayErr := say(err); sayErr != nil {
-			return errors.Join(err, sayErr)
-		}
+	for err == nil {
+		_ = unix.Pause() // interrupted by signals, of orphans that end
+	}
+	err = fmt.Errorf("lab init: %w", err)
+	if sayErr := say(err); sayErr != nil {
+		return errors.Join(err, sayErr)
 	}
 	return errors.Join(err, unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
 }

@@ -44,11 +44,7 @@ func work(job Job) error {
 			return fmt.Errorf("send %s: %w", job.Collect, err)
 		}
 	}
-	var errs []error
-	for _, port := range ports {
-		errs = append(errs, port.Close())
-	}
-	return errors.Join(errs...)
+	return nil // the ports stay open: the host may still be reading
 }
 
 // run runs the program to its end. What it has left running by then is killed.
@@ -61,8 +57,9 @@ func run(job Job, stdout, stderr io.Writer) (Report, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var pumps sync.WaitGroup
 	var pipes []*os.File
+	var written [2]int64
 	// Not the ports themselves: a port cannot be opened a second time, as by `echo >/dev/stderr`.
-	for _, to := range []struct {
+	for i, to := range []struct {
 		port io.Writer
 		file *io.Writer
 	}{{stdout, &cmd.Stdout}, {stderr, &cmd.Stderr}} {
@@ -73,7 +70,7 @@ func run(job Job, stdout, stderr io.Writer) (Report, error) {
 		*to.file = w
 		pipes = append(pipes, w)
 		pumps.Go(func() {
-			_, _ = io.Copy(to.port, r) // fails when the host has gone away, and then all ends
+			written[i], _ = io.Copy(to.port, r) // fails when the host has gone away, and then all ends
 		})
 	}
 	begin := monotonic()
@@ -96,6 +93,7 @@ func run(job Job, stdout, stderr io.Writer) (Report, error) {
 		return r, fmt.Errorf("end what the program left behind: %w", err)
 	}
 	pumps.Wait()
+	r.Stdout, r.Stderr = written[0], written[1]
 	return r, nil
 }
 
