@@ -119,6 +119,8 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 	}
 	_, err = c.call(ctx, message{Kind: kindBranch}, theirs)
 	if err := errors.Join(err, theirs.Close()); err != nil {
+		// The cell may have made a layer all the same, which nobody knows but the guest that goes on from it.
+		c.layered += int64(c.cfg.MemoryMiB) << 20
 		return nil, err
 	}
 	files, err := receiveBranch(ours, uint64(c.cfg.MemoryMiB)<<20)

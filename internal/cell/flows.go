@@ -26,10 +26,11 @@ type flows struct {
 	guard   *usernet.Guard
 	link    *link
 
-	ctx     context.Context
-	cancel  context.CancelFunc
-	opening chan struct{} // a place for each
-	tasks   sync.WaitGroup
+	ctx       context.Context
+	cancel    context.CancelFunc
+	opening   chan struct{} // a place for each
+	datagrams chan struct{} // a place for each UDP flow
+	tasks     sync.WaitGroup
 }
 
 // newFlows returns nil for a cell without a network.
@@ -45,7 +46,7 @@ func newFlows(n *vmm.Network) (*flows, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", vmm.ErrConfig, err)
 	}
-	f := &flows{network: n, guard: guard, opening: make(chan struct{}, 2*maxOpening)}
+	f := &flows{network: n, guard: guard, opening: make(chan struct{}, 2*maxOpening), datagrams: make(chan struct{}, maxDatagramFlows)}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f, nil
 }
@@ -116,12 +117,14 @@ func (f *flows) answer(ctx context.Context, m message) (message, closer, error) 
 	if err != nil {
 		return message{}, nil, err
 	}
+	if udp, ok := conn.(*net.UDPConn); ok {
+		file, err := f.relay(udp)
+		return message{}, file, err
+	}
 	defer func() { _ = conn.Close() }() // the duplicate below stays open
 	var file closer
 	switch conn := conn.(type) {
 	case *net.TCPConn:
-		file, err = conn.File()
-	case *net.UDPConn:
 		file, err = conn.File()
 	case *net.UnixConn:
 		file, err = conn.File()

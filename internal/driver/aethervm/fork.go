@@ -67,7 +67,10 @@ func (s *Sandbox) branch(ctx context.Context, op string) (_ *cell.Branch, err er
 	if err = s.Client.Freeze(whole); err == nil {
 		b, err = s.machine.cell.Branch(ctx)
 	}
-	if err := errors.Join(err, s.Client.Thaw(whole, agentproto.Config{})); err != nil {
+	// Whatever the branch has taken.
+	late, cancelLate := context.WithTimeout(context.WithoutCancel(ctx), freezePatience)
+	defer cancelLate()
+	if err := errors.Join(err, s.Client.Thaw(late, agentproto.Config{})); err != nil {
 		if b != nil {
 			err = errors.Join(err, b.Close())
 		}

@@ -34,6 +34,7 @@ func special() []netip.Prefix {
 		netip.MustParsePrefix("10.0.0.0/8"),
 		netip.MustParsePrefix("100.64.0.0/10"),
 		netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("168.63.129.16/32"), // Azure's host: a public address with an instance's configuration
 		netip.MustParsePrefix("169.254.0.0/16"),
 		netip.MustParsePrefix("172.16.0.0/12"),
 		netip.MustParsePrefix("192.0.0.0/24"),

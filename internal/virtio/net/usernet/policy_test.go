@@ -38,6 +38,7 @@ func TestPolicy(t *testing.T) {
 		{UDP, "93.184.216.34:65535", true},
 		{TCP, "127.0.0.1:443", false},
 		{TCP, "169.254.169.254:443", false},
+		{TCP, "168.63.129.16:443", false},
 		{TCP, "10.0.0.1:443", false},
 		{TCP, "0.0.0.0:443", false},
 		{TCP, "224.0.0.1:443", false},
