@@ -149,7 +149,11 @@ func (e *engine) removeIfUntagged(ctx context.Context, id string) error {
 	if err == nil && len(found.RepoTags) == 0 {
 		_, err = e.cli.ImageRemove(ctx, id, client.ImageRemoveOptions{PruneChildren: true})
 	}
-	if errdefs.IsNotFound(err) || errdefs.IsConflict(err) {
+	if err == nil || errdefs.IsNotFound(err) || errdefs.IsConflict(err) {
+		return nil
+	}
+	// To the one of two that comes second the engine may say that it does not recognize the image.
+	if _, gone := e.cli.ImageInspect(ctx, id); errdefs.IsNotFound(gone) {
 		return nil
 	}
 	return err
