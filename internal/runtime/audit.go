@@ -74,7 +74,8 @@ type auditLog struct {
 	err  error // that writing has met
 }
 
-// openAudit opens the log in dir, and mends what a process left that was killed while it wrote.
+// openAudit opens the log in dir, and mends what a process left that was killed while it wrote. It refuses one whose
+// end is not what the database knows.
 func openAudit(dir string, store *store) (_ *auditLog, note string, err error) {
 	f, err := os.OpenFile(filepath.Join(dir, auditName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -89,8 +90,18 @@ func openAudit(dir string, store *store) (_ *auditLog, note string, err error) {
 	if err == nil {
 		_, err = f.Seek(whole, io.SeekStart)
 	}
+	var known auditHead
+	if err == nil {
+		known, _, err = get[auditHead](store, bucketMeta, metaAudit)
+	}
 	if err != nil {
 		return nil, "", errors.Join(fmt.Errorf("open the audit log: %w", err), f.Close())
+	}
+	// The file is synced before the database, so a crash leaves it behind the file, never ahead.
+	if known.Seq > a.head.Seq || known.Seq == a.head.Seq && known.Seq > 0 && known.Hash != a.head.Hash {
+		err := fmt.Errorf("the audit log ends with entry %d, but entry %d was written: its end was cut off or changed; "+
+			"restore %s from a copy, or move the state directory away", a.head.Seq, known.Seq, auditName)
+		return nil, "", errors.Join(err, f.Close())
 	}
 	a.synced = a.head.Seq
 	return a, note, nil
@@ -159,7 +170,7 @@ func (a *auditLog) append(e AuditEntry) {
 		e.Hash = sum
 		var line []byte
 		if line, err = json.Marshal(e); err == nil {
-			_, err = a.f.Write(append(line, '\n'))
+			err = a.write(append(line, '\n'))
 		}
 	}
 	if err != nil {
@@ -167,6 +178,20 @@ func (a *auditLog) append(e AuditEntry) {
 		return
 	}
 	a.head = auditHead{Seq: e.Seq, Hash: e.Hash}
+}
+
+// write appends a line, whole or not at all. The caller has a.mu.
+func (a *auditLog) write(line []byte) error {
+	n, err := a.f.Write(line)
+	if err == nil || n == 0 {
+		return err
+	}
+	// A disk that is full has taken a part, after which the next line would not be one.
+	at, seekErr := a.f.Seek(int64(-n), io.SeekCurrent)
+	if seekErr != nil {
+		return errors.Join(err, seekErr)
+	}
+	return errors.Join(err, a.f.Truncate(at))
 }
 
 // sync brings what was appended to the disk, and then its head to the database. Entries may be

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/aethervm/aether/internal/runtime/runtimetest"
+	"github.com/aethervm/aether/sandbox"
 )
 
 // auditOf makes a log of a few entries and returns it, with the directory it is in.
@@ -103,6 +106,19 @@ func TestAuditTampering(t *testing.T) {
 	_, err := VerifyAudit(dir)
 	if e := wantError(t, "made anew", err, CodeConflict); !strings.Contains(e.Cause, "anew") {
 		t.Error(e)
+	}
+	// Nor does a runtime go on from a log whose end is another one.
+	for name, forged := range map[string][]byte{"the end cut off": join(lines[:len(lines)-1]...), "all of it": {}, "made anew": again.Bytes()} {
+		if err := os.WriteFile(filepath.Join(dir, auditName), forged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open(t.Context(), Config{StateDir: dir, Images: &runtimetest.Images{}, Drivers: []sandbox.Driver{runtimetest.New("gvisor")}})
+		if err == nil {
+			_ = r.Close()
+			t.Errorf("%s: the runtime opened", name)
+		} else if !strings.Contains(err.Error(), "its end was cut off or changed") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, auditName), log, 0o600); err != nil { // for the clean-up
 		t.Fatal(err)

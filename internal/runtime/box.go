@@ -189,14 +189,13 @@ func (b *box) resume(ctx context.Context, sb sandbox.Sandbox) error {
 	if !ok {
 		return fmt.Errorf("%s paused a sandbox that it cannot let go on", b.driver.System())
 	}
-	if err := p.Resume(ctx); err != nil {
-		return err
-	}
+	err := p.Resume(ctx)
+	// Also when it fails: it may run, and what runs is billed. To pause it again does no harm.
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.paused = false
 	b.billed = time.Now()
-	return nil
+	return err
 }
 
 // pause stops the sandbox if its system can. The caller has the turn.

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -232,5 +233,38 @@ func TestPauseAgainstUse(t *testing.T) {
 		if w.d.Pauses() < 50 {
 			t.Errorf("it was paused %d times", w.d.Pauses())
 		}
+	})
+}
+
+// A sandbox that runs though it could not be let go on in order is billed, and paused again.
+func TestResumeHalfWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		s := w.session(t, SessionSpec{})
+		id := s.mustCreate(t, SandboxSpec{Idle: IdlePolicy{Pause: 10 * time.Second, Kill: -1}})
+		state := func() State {
+			info, err := s.Inspect(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.State
+		}
+		time.Sleep(15 * time.Second)
+		if got := state(); got != StatePaused {
+			t.Fatal(got)
+		}
+		w.d.OnResume = func() error { return errors.New("the guest refuses") }
+		if _, err := s.Run(t.Context(), RunRequest{Sandbox: id, Shell: "true"}); err == nil {
+			t.Error("it was let go on")
+		}
+		if got := state(); got != StateRunning {
+			t.Errorf("it runs, but is said to be %s", got)
+		}
+		time.Sleep(15 * time.Second)
+		if got := state(); got != StatePaused || w.d.Pauses() != 2 {
+			t.Errorf("%s after %d pauses", got, w.d.Pauses())
+		}
+		w.d.OnResume = nil
+		s.mustRun(t, id, "true")
 	})
 }

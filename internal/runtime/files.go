@@ -18,6 +18,8 @@ const (
 	defaultMode  = 0o644
 	maxEntries   = 1000
 	mkdirTimeout = 30 * time.Second
+	// maxSkip is how far into a file a range may begin, in bytes: what comes before it is read, and dropped here.
+	maxSkip = 1 << 30
 )
 
 // Read reads a range of a file, or lists a directory.
@@ -75,6 +77,9 @@ func (s *Session) read(u *use, op string, req ReadRequest) (res ReadResult, err 
 	if req.Offset < 0 {
 		// From the end, which is known of regular files only.
 		w.from = max(0, info.Size+req.Offset)
+	}
+	if w.from > maxSkip {
+		return res, refuse(CodeInvalid, op, "read it with a program, by run: tail, dd", "the range begins after %d bytes", int64(maxSkip))
 	}
 	err = u.sb.ReadFile(u.ctx, req.Path, w)
 	if err != nil && !errors.Is(err, errEnough) {
@@ -299,6 +304,9 @@ func (s *Session) edit(u *use, op string, req WriteRequest, res *WriteResult) ([
 		}
 		if i == 0 {
 			res.Line = 1 + bytes.Count(data[:at], []byte("\n"))
+		}
+		if grown := len(e.New) - len(e.Old); grown > 0 && n > (limit-len(data))/grown {
+			return nil, refuse(CodeInvalid, op, "edit it with a program, by run", "edit %d makes the file larger than %d bytes", i, limit)
 		}
 		res.Replaced += n
 		data = bytes.ReplaceAll(data, []byte(e.Old), []byte(e.New))

@@ -429,6 +429,7 @@ func TestEditRefusals(t *testing.T) {
 		"never":     {WriteRequest{Path: "/tmp/f", Edits: []Edit{{Old: "c()\nd()", New: "2"}}}, CodeConflict, "first line is found on line 3"},
 		"second":    {WriteRequest{Path: "/tmp/f", Edits: []Edit{{Old: "a", New: "z"}, {Old: "q", New: "r"}}}, CodeConflict, "edit 1"},
 		"empty":     {WriteRequest{Path: "/tmp/f", Edits: []Edit{{New: "x"}}}, CodeInvalid, "empty"},
+		"grown":     {WriteRequest{Path: "/tmp/f", Edits: []Edit{{Old: "1", New: strings.Repeat("x", 60), All: true}}}, CodeInvalid, "larger than 100"},
 		"same":      {WriteRequest{Path: "/tmp/f", Edits: []Edit{{Old: "x", New: "x"}}}, CodeInvalid, "same"},
 		"both":      {WriteRequest{Path: "/tmp/f", Text: "x", Edits: []Edit{{Old: "a", New: "b"}}}, CodeInvalid, "both"},
 		"missing":   {WriteRequest{Path: "/tmp/g", Edits: []Edit{{Old: "a", New: "b"}}}, CodeNotFound, "/tmp/g"},
@@ -442,6 +443,10 @@ func TestEditRefusals(t *testing.T) {
 		if e := wantError(t, name, err, c.code); !strings.Contains(e.Cause, c.cause) {
 			t.Errorf("%s: %v", name, e)
 		}
+	}
+	_, err := s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/tmp/f", Offset: maxSkip + 1})
+	if e := wantError(t, "far", err, CodeInvalid); !strings.Contains(e.Cause, "begins after") {
+		t.Error(e)
 	}
 	if read, err := s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/tmp/f"}); err != nil || !strings.HasPrefix(read.Text, "a = 1\nb = 1") {
 		t.Errorf("%+v, %v", read, err)

@@ -30,6 +30,8 @@ type Driver struct {
 	Kind sandbox.SnapshotKind
 	// CreateTime is how long it takes to make a sandbox.
 	CreateTime time.Duration
+	// OnResume may fail it, when the sandbox runs already.
+	OnResume func() error
 	// OnCreate and OnClose may fail it.
 	OnCreate func(ctx context.Context, spec sandbox.Spec) error
 	OnClose  func(id string) error
@@ -306,6 +308,9 @@ func (b *box) Resume(context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.paused = false
+	if b.d.OnResume != nil {
+		return b.d.OnResume()
+	}
 	return nil
 }
 

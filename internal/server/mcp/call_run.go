@@ -19,7 +19,7 @@ type runArgs struct {
 	Stdin      string   `json:"stdin,omitempty"`
 	TimeoutS   float64  `json:"timeout_s,omitempty" jsonschema:"default never"`
 	Background bool     `json:"background,omitempty"`
-	Key        string   `json:"key,omitempty" jsonschema:"the same key runs it once only"`
+	Key        string   `json:"key,omitempty" jsonschema:"done once, it is not repeated"`
 }
 
 func runCommand(ctx context.Context, c call, in runArgs) (out runtime.RunResult, res result, err error) {

@@ -154,6 +154,7 @@ func (r *resources) output(ctx context.Context, s *runtime.Session, parts []stri
 	}
 	var content []byte
 	var next int64
+	end := int64(-1) // of what is there at first
 	for {
 		chunk, err := s.Output(ctx, runtime.OutputRequest{Output: parts[1], Stream: runtime.Stream(parts[2]), Offset: next})
 		if err != nil {
@@ -165,8 +166,11 @@ func (r *resources) output(ctx context.Context, s *runtime.Session, parts []stri
 		if content, err = appendChunk(content, chunk.Text, chunk.Encoding); err != nil {
 			return nil, err
 		}
+		if end < 0 {
+			end = chunk.Total
+		}
 		// What a process writes meanwhile is not waited for.
-		if chunk.End || chunk.Next <= next || chunk.Next >= chunk.Total {
+		if chunk.End || chunk.Next <= next || chunk.Next >= end {
 			return asContents(content), nil
 		}
 		next = chunk.Next
