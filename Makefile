@@ -72,8 +72,8 @@ lab: build image kernels ## make the lab, a virtual machine with real KVM (docs/
 
 lab-test: lab ## the tests that need real KVM, in the lab
 	scripts/lab-test ./internal/kvm
-	LABFLAGS="--cpus 2 --mem 6144" TESTFLAGS="-test.v -test.run Linux" scripts/lab-test ./internal/machine ./internal/cell
-	LABFLAGS="--cpus 2" scripts/lab-test ./vmm
+	LABFLAGS="--mem 6144" TESTFLAGS="-test.v -test.run Linux" scripts/lab-test ./internal/machine ./internal/cell
+	scripts/lab-test ./vmm
 	scripts/lab-conformance
 
 .PHONY: race lint fuzz check generate tidy
