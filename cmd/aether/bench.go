@@ -88,7 +88,7 @@ func (a *app) bench(ctx context.Context, o benchOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	spec, release, err := execOptions{image: o.image, memory: o.memory, vcpus: o.vcpus}.spec()
+	spec, release, err := execOptions{programOptions: programOptions{image: o.image}, memory: o.memory, vcpus: o.vcpus}.spec()
 	if err != nil {
 		return err
 	}

@@ -2,24 +2,17 @@ package main
 
 import (
 	"context"
-	"os"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/sandbox"
 	"github.com/aethervm/aether/vms"
 )
 
 type execOptions struct {
-	vm, image, dockerRuntime string
-	dir                      string
-	env                      []string
-	memory, vcpus            int
-	timeout                  time.Duration
-	network                  networkOptions
+	programOptions
+	vm            string
+	memory, vcpus int
 }
 
 func newExec(a *app) *cobra.Command {
@@ -48,25 +41,15 @@ every public address. Private and link-local networks (cloud metadata) are reach
 by a rule for nothing but them, an address of this host by a rule for exactly that one.
 --net outbound without --allow is the system's ordinary network; with AetherVM, all that
 is public.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError("`aether exec -- true`", "%s: the command to run is missing", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args: needProgram,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.exec(cmd.Context(), o, args) },
 	}
 	flags := cmd.Flags()
-	flags.SetInterspersed(false) // what follows the command's name belongs to the command
 	flags.StringVar(&o.vm, "vm", "", "`system` to run it in")
-	flags.StringVar(&o.image, "image", image.DefaultName, "`image`, by name or digest (see \"aether image ls\")")
 	flags.IntVar(&o.memory, "memory", sandbox.DefaultMemoryMiB, "memory in `MiB`")
 	flags.IntVar(&o.vcpus, "vcpus", sandbox.DefaultVCPUs, "virtual CPUs")
-	flags.DurationVar(&o.timeout, "timeout", 0, "kill the program after so long (\"10s\", \"2m\"); 0 is never")
-	o.network.register(cmd)
-	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
-	flags.StringVarP(&o.dir, "dir", "C", "", "working `directory` in the sandbox")
 	flags.StringVar(&o.dockerRuntime, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with --vm docker")
+	o.register(cmd)
 	completeSystems(cmd, "vm")
 	return cmd
 }
@@ -109,17 +92,10 @@ func (a *app) exec(ctx context.Context, o execOptions, args []string) (err error
 	if closeErr := box.Close(); err == nil && closeErr != nil {
 		return failed(closeErr, "run `aether sweep`", "remove the sandbox: %v", closeErr)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case exit.TimedOut:
-		return exitWith(exitTimeout)
-	case exit.Signal != 0:
-		return exitWith(exitSignal + exit.Signal)
-	case exit.Code != 0:
-		return exitWith(exit.Code)
 	}
-	return nil
+	return passOn(exit)
 }
 
 // spec is the sandbox that the options ask for. Its image stays in the store until release.
@@ -162,20 +138,4 @@ func (f *fleet) choose(ctx context.Context, o execOptions) (sandbox.Driver, erro
 		}
 	}
 	return nil, unavailable("`aether doctor` tells what is missing", "none of the systems is available on this host")
-}
-
-// callersEnv gives entries without a value that of aether's own environment, as docker run does.
-func callersEnv(entries []string) []string {
-	var env []string
-	for _, e := range entries {
-		if !strings.Contains(e, "=") && e != "" {
-			value, ok := os.LookupEnv(e)
-			if !ok {
-				continue
-			}
-			e += "=" + value
-		}
-		env = append(env, e)
-	}
-	return env
 }

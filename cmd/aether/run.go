@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -15,14 +14,9 @@ import (
 )
 
 type runOptions struct {
-	vm, image  string
-	dir        string
-	env        []string
-	memory     int
-	cpus       int
-	timeout    time.Duration
-	network    networkOptions
-	dockerKind string
+	programOptions
+	vm           string
+	memory, cpus int
 }
 
 func newRun(a *app) *cobra.Command {
@@ -41,25 +35,15 @@ help exit-codes"). Ctrl-C ends the program and removes the sandbox.
 
 --vm auto, the default, takes the best system in "aether rank" that this host has and
 that can do what is asked for; -v says which one it was, and why.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError("`aether run -- true`", "%s: the command to run is missing", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args: needProgram,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runOnce(cmd.Context(), o, args) },
 	}
 	flags := cmd.Flags()
-	flags.SetInterspersed(false) // what follows the command's name belongs to the command
 	flags.StringVar(&o.vm, "vm", "auto", "`system` to run it in, or \"auto\"")
-	flags.StringVar(&o.image, "image", image.DefaultName, "`image`, by name or digest (see \"aether image ls\")")
 	flags.IntVar(&o.memory, "mem", sandbox.DefaultMemoryMiB, "memory in `MiB`")
 	flags.IntVar(&o.cpus, "cpus", sandbox.DefaultVCPUs, "virtual CPUs")
-	flags.DurationVar(&o.timeout, "timeout", 0, "kill the program after so long (\"10s\", \"2m\"); 0 is never")
-	o.network.register(cmd)
-	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
-	flags.StringVarP(&o.dir, "dir", "C", "", "working `directory` in the sandbox")
-	flags.StringVar(&o.dockerKind, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with Docker")
+	flags.StringVar(&o.dockerRuntime, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with Docker")
+	o.register(cmd)
 	completeSystems(cmd, "vm")
 	return cmd
 }
@@ -72,7 +56,7 @@ func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err err
 	if err != nil {
 		return err
 	}
-	f := a.openFleet(o.dockerKind)
+	f := a.openFleet(o.dockerRuntime)
 	defer f.close(&err)
 	rt, err := runtime.Open(ctx, runtime.Config{Drivers: f.drivers, Images: runtime.StoreImages(store), System: o.vm, Log: a.logger()})
 	if err != nil {
@@ -104,25 +88,23 @@ func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err err
 		Sandbox: box.ID, Args: args, Dir: o.dir, Env: callersEnv(o.env), Timeout: o.timeout,
 		Stdin: a.in, Stdout: a.out, Stderr: a.err,
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return fromRuntime(err)
-	case res.TimedOut:
-		return exitWith(exitTimeout)
-	case res.Signal != "":
-		return exitWith(exitSignal + int(unix.SignalNum(res.Signal)))
-	case *res.ExitCode != 0:
-		return exitWith(*res.ExitCode)
 	}
-	return nil
+	exit := sandbox.Exit{TimedOut: res.TimedOut}
+	if res.Signal != "" {
+		exit.Signal = int(unix.SignalNum(res.Signal))
+	}
+	if res.ExitCode != nil {
+		exit.Code = *res.ExitCode
+	}
+	return passOn(exit)
 }
 
 // spec is the sandbox that the options ask for. It lives as long as the program, however idle that is.
 func (o runOptions) spec() runtime.SandboxSpec {
-	var network sandbox.Spec
-	o.network.apply(&network)
 	return runtime.SandboxSpec{
-		System: o.vm, Image: o.image, VCPUs: o.cpus, MemoryMiB: o.memory, Network: network.Network, Egress: network.Egress,
+		System: o.vm, Image: o.image, VCPUs: o.cpus, MemoryMiB: o.memory, Network: sandbox.Network(o.network.net), Egress: o.network.allow,
 		Idle: runtime.IdlePolicy{Pause: -1, Kill: -1},
 	}
 }
