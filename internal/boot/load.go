@@ -42,8 +42,9 @@ func DeviceAt(index int) Device {
 	}
 }
 
-// Load writes all that a guest needs to boot into its memory, which must be fresh but for a mapped kernel, and returns the
-// state in which its boot processor starts. On an error the memory's content is undefined.
+// Load writes all that a guest needs to boot into its memory, which must be fresh but for a mapped
+// kernel, and returns the state in which its boot processor starts. On an error the memory's content is
+// undefined.
 func Load(mem *guestmem.Memory, cfg Config) (CPU, error) {
 	cpu, err := load(mem, cfg)
 	if err != nil {

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 )
 
@@ -10,13 +9,9 @@ import (
 type counter struct {
 	n     atomic.Int64
 	grown chan struct{} // has an element when n has grown
-	ended chan struct{}
-	once  sync.Once
 }
 
-func newCounter() *counter {
-	return &counter{grown: make(chan struct{}, 1), ended: make(chan struct{})}
-}
+func newCounter() *counter { return &counter{grown: make(chan struct{}, 1)} }
 
 func (c *counter) Write(p []byte) (int, error) {
 	c.n.Add(int64(len(p)))
@@ -27,17 +22,12 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end says that nothing more is to be waited for.
-func (c *counter) end() { c.once.Do(func() { close(c.ended) }) }
-
-// await waits for n bytes. It is false if they have not come when ctx ends, or when end is called.
+// await waits for n bytes. It is false if they have not come when ctx ends.
 func (c *counter) await(ctx context.Context, n int64) bool {
 	for c.n.Load() < n {
 		select {
 		case <-c.grown:
 		case <-ctx.Done():
-			return c.n.Load() >= n
-		case <-c.ended:
 			return c.n.Load() >= n
 		}
 	}

@@ -237,21 +237,20 @@ func (m *machine) run(ctx context.Context, c Config) (guest.Report, error) {
 	forward(2, c.Stderr, stderr)
 	var report guest.Report
 	var reportErr error
+	alive, ended := context.WithCancel(ctx)
+	defer ended()
 	copying.Go(func() {
 		if report, reportErr = readReport(m.readers[3], out, int64(m.config.memoryMiB)<<20); reportErr != nil {
 			// The machine ends by itself if it has ended already; else it would wait for a reader.
 			_, _ = io.Copy(io.Discard, m.readers[3])
 			return
 		}
-		if stdout.await(ctx, report.Stdout) && stderr.await(ctx, report.Stderr) {
+		if stdout.await(alive, report.Stdout) && stderr.await(alive, report.Stderr) {
 			cancel(errWhole)
 		}
 	})
 	err = <-exited
-	if !errors.Is(context.Cause(ctx), errWhole) {
-		stdout.end()
-		stderr.end()
-	}
+	ended()
 	copying.Wait()
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errWhole):
