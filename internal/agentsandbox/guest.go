@@ -12,13 +12,12 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/aethervm/aether/internal/guestagent"
 	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/internal/initramfs"
 	"github.com/aethervm/aether/internal/kernel"
+	"github.com/aethervm/aether/internal/memfile"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -75,17 +74,15 @@ func (g *Guest) ShareKernel() error {
 	if err != nil {
 		return err
 	}
-	shared, err := newMemfile("aether-kernel")
+	shared, err := memfile.Sealed("aether-kernel", func(f *os.File) error {
+		if _, err := io.Copy(f, io.NewSectionReader(g.Image, 0, info.Size())); err != nil {
+			return err
+		}
+		page := int64(os.Getpagesize())
+		return f.Truncate((info.Size() + page - 1) / page * page)
+	})
 	if err != nil {
 		return err
-	}
-	page := int64(os.Getpagesize())
-	_, err = io.Copy(shared, io.NewSectionReader(g.Image, 0, info.Size()))
-	if err == nil {
-		err = shared.Truncate((info.Size() + page - 1) / page * page)
-	}
-	if err = errors.Join(err, seal(shared)); err != nil {
-		return errors.Join(fmt.Errorf("copy the guest kernel to memory: %w", err), shared.Close())
 	}
 	err = g.Image.Close()
 	g.Image = shared
@@ -111,34 +108,8 @@ func buildInitrd(agent string, k kernel.Kernel, modules, late []string) (*os.Fil
 	files = append(files,
 		initramfs.File{Name: "modules/order", Mode: 0o644, Data: order.Bytes()},
 		initramfs.File{Name: "modules/late", Mode: 0o644, Data: later.Bytes()})
-	f, err := newMemfile("aether-initrd")
-	if err != nil {
-		return nil, err
-	}
-	if err := initramfs.Write(f, files); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if err := seal(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("initramfs: %w", err), f.Close())
-	}
-	return f, nil
-}
-
-// seal makes the content of a file in memory final: machines run as somebody else, and many of them share it.
-func seal(f *os.File) error {
-	seals := unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
-		return fmt.Errorf("seal %s: %w", f.Name(), err)
-	}
-	return nil
-}
-
-func newMemfile(name string) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("make a file in memory: %w", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	// Machines run as somebody else, and many of them share the file.
+	return memfile.Sealed("aether-initrd", func(f *os.File) error { return initramfs.Write(f, files) })
 }
 
 // diskForm names the form of an image that is derived for virtual machines; a new layout gets a new

@@ -233,21 +233,8 @@ func sealed(f *os.File, limit, unit uint64) error {
 	if size := info.Size(); !info.Mode().IsRegular() || size <= 0 || uint64(size) > limit || uint64(size)%unit != 0 {
 		return fmt.Errorf("%v of %d bytes", info.Mode().Type(), size)
 	}
-	const needed = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var seals int
-	var sealErr error
-	if err := raw.Control(func(fd uintptr) { seals, sealErr = unix.FcntlInt(fd, unix.F_GET_SEALS, 0) }); err != nil {
-		return err
-	}
-	switch {
-	case sealErr != nil: // EINVAL: a file that is not in memory
-		return fmt.Errorf("it cannot be sealed: %w", sealErr)
-	case seals&needed != needed:
-		return fmt.Errorf("%w: seals %#x", guestmem.ErrNotSealed, seals)
+	if !guestmem.IsSealed(f) {
+		return guestmem.ErrNotSealed
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/memfile"
 	"github.com/aethervm/aether/vmm"
 )
 
@@ -41,7 +42,10 @@ func sendBranch(to *stream, snapshot *vmm.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	file, err := stateFile(state)
+	file, err := memfile.Sealed("state", func(f *os.File) error {
+		_, err := f.Write(state)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -67,24 +71,6 @@ func sendBranch(to *stream, snapshot *vmm.Snapshot) error {
 		return fmt.Errorf("send the branch: %w", err)
 	}
 	return nil
-}
-
-// stateFile makes a file in memory that nobody can change.
-func stateFile(state []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("make a file of the state: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "state")
-	_, err = f.Write(state)
-	if err == nil {
-		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make a file of the state: %w", err), f.Close())
-	}
-	return f, nil
 }
 
 // buildCopy makes the virtual machine of a branch.

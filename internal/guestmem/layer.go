@@ -16,6 +16,8 @@ var ErrNotSealed = errors.New("guestmem: layer is not sealed")
 const (
 	sizeSeals  = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
 	layerSeals = sizeSeals | unix.F_SEAL_WRITE | unix.F_SEAL_SEAL
+	// neededSeals are those without which a file of somebody else is no layer.
+	neededSeals = layerSeals &^ unix.F_SEAL_SEAL
 )
 
 // Layer is an immutable memory file. A memfd's is sealed, so that the kernel refuses every write. A
@@ -51,8 +53,7 @@ func openLayer(file *os.File) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	const needed = layerSeals &^ unix.F_SEAL_SEAL
-	if isMemfd && seals&needed != needed {
+	if isMemfd && seals&neededSeals != neededSeals {
 		return nil, fmt.Errorf("%w: seals %#x", ErrNotSealed, seals)
 	}
 	return &Layer{file: file, size: size}, nil
@@ -118,9 +119,8 @@ func emptyFile(file *os.File, size uint64) error {
 // IsSealed tells whether a file is a memfd that nobody can write or resize any more, so that it can be a layer
 // whoever has made it.
 func IsSealed(file *os.File) bool {
-	const needed = layerSeals &^ unix.F_SEAL_SEAL
 	seals, isMemfd, err := sealsOf(file)
-	return err == nil && isMemfd && seals&needed == needed
+	return err == nil && isMemfd && seals&neededSeals == neededSeals
 }
 
 // seal makes the content of a memory file final.
