@@ -186,7 +186,7 @@ func (a *app) labRun(ctx context.Context, o labOptions, args []string) error {
 	result, err := lab.Run(ctx, image, c)
 	switch {
 	case errors.Is(err, expired):
-		return &failure{code: exitTimeout, kind: "failed", err: err, message: fmt.Sprintf("the lab was ended after %v", o.timeout),
+		return &failure{code: exitTimeout, kind: "failed", err: err, message: fmt.Sprintf("the lab was ended after %v: %v", o.timeout, err),
 			remedy: "give it more time with --timeout"}
 	case err != nil:
 		return err

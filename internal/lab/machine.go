@@ -24,6 +24,7 @@ const (
 	fdStdout
 	fdStderr
 	fdReport
+	fdMonitor
 )
 
 // What a machine with icount has in place of the host's: a clock that starts here, and random
@@ -81,6 +82,7 @@ func (c machineConfig) arguments(initArgs []string) []string {
 		"-m", fmt.Sprintf("size=%dM,slots=2,maxmem=%dM", c.memoryMiB, room/mib),
 		"-kernel", fdPath(fdKernel), "-initrd", fdPath(fdInitrd), "-append", c.kernelCommandLine(initArgs),
 		"-device", "virtio-serial-pci,max_ports=4,ioeventfd=off",
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", fdMonitor), "-mon", "chardev=monitor,mode=control",
 	}
 	if c.firmware != "" {
 		args = append(args, "-L", c.firmware)

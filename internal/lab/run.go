@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,7 +124,7 @@ func Run(ctx context.Context, image Image, c Config) (Result, error) {
 	}
 	report, err := m.run(ctx, c)
 	if err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && m.stands == "" {
 			err = context.Cause(ctx)
 		}
 		return Result{}, fmt.Errorf("run lab: %w", err)
@@ -151,6 +152,8 @@ type machine struct {
 	inputs  []*os.File // what it reads, in the order of the descriptors
 	readers []*os.File // our ends of the ports
 	writers []*os.File // its ends
+	monitor *net.UnixConn
+	stands  string // what it said of itself when its time was up
 
 	console, messages *tail.Tail
 }
@@ -158,6 +161,9 @@ type machine struct {
 func (m *machine) closeFiles() {
 	for _, f := range slices.Concat(m.inputs, m.readers, m.writers) {
 		_ = f.Close()
+	}
+	if m.monitor != nil {
+		_ = m.monitor.Close()
 	}
 }
 
@@ -200,6 +206,11 @@ func (m *machine) prepare(image Image, c Config) error {
 		// No more than a wish: it fails when the user's pipes take too much memory.
 		_, _ = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 1<<20)
 	}
+	ours, its, err := monitorPair()
+	if err != nil {
+		return err
+	}
+	m.monitor, m.writers = ours, append(m.writers, its)
 	return nil
 }
 
@@ -255,6 +266,8 @@ func (m *machine) run(ctx context.Context, c Config) (guest.Report, error) {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errWhole):
 		return report, nil
+	case m.stands != "":
+		return report, fmt.Errorf("%w; %s", cause, m.stands)
 	case cause != nil:
 		return report, cause
 	case errors.Is(reportErr, errNoReport) || err != nil:
@@ -275,6 +288,12 @@ func (m *machine) start(ctx context.Context, initArgs []string) (<-chan error, e
 	cmd.Dir = "/"
 	cmd.ExtraFiles = slices.Concat(m.inputs, m.writers)
 	cmd.Stdout, cmd.Stderr = m.messages, m.messages
+	cmd.Cancel = func() error {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			m.stands = m.inquire()
+		}
+		return cmd.Process.Kill()
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	started, exited := make(chan error), make(chan error, 1)
 	go func() {
