@@ -29,7 +29,7 @@ func build(cfg *Config) (_ *VM, err error) {
 			err = errors.Join(err, vm.free())
 		}
 	}()
-	kernel, err := openKernel(cfg.Kernel)
+	kernel, err := openKernel(cfg.Kernel, cfg.MemoryMiB)
 	if err != nil {
 		return nil, err
 	}

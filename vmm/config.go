@@ -49,7 +49,8 @@ type Config struct {
 	// VCPUs is the number of processors, 1 to MaxVCPUs.
 	VCPUs int
 	// MemoryMiB is the guest's RAM in MiB, MinMemoryMiB to MaxMemoryMiB. The host allocates it page by
-	// page as the guest uses it.
+	// page as the guest uses it, and gets back what its programs have freed. Debian's kernels take 50 MiB while
+	// they boot.
 	MemoryMiB int
 	// Disks are regular files, the guest's read-only disks /dev/vda, /dev/vdb and so on, in multiples
 	// of 512 bytes. They are to stay open and unchanged until the VM is closed.

@@ -11,8 +11,8 @@ import (
 	"github.com/aethervm/aether/internal/guestmem"
 )
 
-// openKernel checks the kernel file. It reads from it until the kernel is loaded.
-func openKernel(f *os.File) (*boot.Kernel, error) {
+// openKernel checks the kernel file, for a guest with so many MiB of RAM. It reads from it until the kernel is loaded.
+func openKernel(f *os.File, ramMiB int) (*boot.Kernel, error) {
 	image, err := blob(f)
 	if err != nil {
 		return nil, err
@@ -21,6 +21,7 @@ func openKernel(f *os.File) (*boot.Kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrKernel, f.Name(), err)
 	}
+	kernel.Fit(uint64(ramMiB) << 20)
 	return kernel, nil
 }
 

@@ -83,9 +83,8 @@ func guestMain() {
 	time.Sleep(time.Hour)
 }
 
-// bootLinux boots the newest kernel of this host's store with this program as init. Virtio's modules
-// are in its initramfs.
-func bootLinux(t *testing.T, vcpus int, ramMiB uint64, cmdline string, devices ...virtio.Device) *Machine {
+// bootKernel is the newest kernel of this host's store.
+func bootKernel(t *testing.T) kernel.Kernel {
 	t.Helper()
 	reality, err := kvm.Probe(t.Context())
 	if err != nil {
@@ -102,19 +101,13 @@ func bootLinux(t *testing.T, vcpus int, ramMiB uint64, cmdline string, devices .
 	if err != nil {
 		testenv.Require(t, "KERNEL", err.Error())
 	}
-	f, err := os.Open(k.Vmlinux())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := boot.Open(io.NewSectionReader(f, 0, info.Size()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	return k
+}
+
+// bootLinux boots it with this program as init. Virtio's modules are in its initramfs.
+func bootLinux(t *testing.T, vcpus int, ramMiB uint64, cmdline string, devices ...virtio.Device) *Machine {
+	t.Helper()
+	k := bootKernel(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -128,10 +121,30 @@ func bootLinux(t *testing.T, vcpus int, ramMiB uint64, cmdline string, devices .
 		fmt.Fprintln(&list, m.Name)
 	}
 	files = append(files, initramfs.File{Name: "modules", Mode: 0o644, Data: []byte(list.String())})
+	return bootFiles(t, vcpus, ramMiB, cmdline, files, devices...)
+}
+
+// bootFiles boots it with these files in its initramfs.
+func bootFiles(t *testing.T, vcpus int, ramMiB uint64, cmdline string, files []initramfs.File, devices ...virtio.Device) *Machine {
+	t.Helper()
+	f, err := os.Open(bootKernel(t).Vmlinux())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := boot.Open(io.NewSectionReader(f, 0, info.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var archive bytes.Buffer
 	if err := initramfs.Write(&archive, files); err != nil {
 		t.Fatal(err)
 	}
+	parsed.Fit(ramMiB << 20)
 	mem, err := guestmem.New(ramMiB<<20, guestmem.Options{})
 	if err != nil {
 		t.Fatal(err)
