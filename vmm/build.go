@@ -29,19 +29,19 @@ func build(cfg *Config) (_ *VM, err error) {
 			err = errors.Join(err, vm.free())
 		}
 	}()
-	kernel, err := openKernel(cfg.Kernel, cfg.MemoryMiB)
+	kernel, done, err := openKernel(cfg.Kernel, cfg.MemoryMiB)
 	if err != nil {
 		return nil, err
 	}
-	var mapped bool
-	if vm.memory, mapped, err = newMemory(cfg, kernel); err != nil {
+	defer func() { err = errors.Join(err, done()) }()
+	if vm.memory, err = newMemory(cfg); err != nil {
 		return nil, err
 	}
 	devices, err := vm.devices(cfg)
 	if err != nil {
 		return nil, err
 	}
-	b := boot.Config{Kernel: kernel, KernelMapped: mapped, Cmdline: cfg.cmdline(), VCPUs: cfg.VCPUs}
+	b := boot.Config{Kernel: kernel, Cmdline: cfg.cmdline(), VCPUs: cfg.VCPUs}
 	if vm.boot, err = load(vm.memory, b, cfg.Initramfs, len(devices)); err != nil {
 		return nil, err
 	}

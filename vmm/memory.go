@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -11,58 +12,43 @@ import (
 	"github.com/aethervm/aether/internal/guestmem"
 )
 
-// openKernel checks the kernel file, for a guest with so many MiB of RAM. It reads from it until the kernel is loaded.
-func openKernel(f *os.File, ramMiB int) (*boot.Kernel, error) {
-	image, err := blob(f)
+// openKernel checks the kernel file, for a guest with so many MiB of RAM. It reads from it until the kernel is loaded
+// and done is called.
+func openKernel(f *os.File, ramMiB int) (kernel *boot.Kernel, done func() error, err error) {
+	image, done, err := kernelBlob(f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	kernel, err := boot.Open(image)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrKernel, f.Name(), err)
+	if kernel, err = boot.Open(image); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%w: %s: %w", ErrKernel, f.Name(), err), done())
 	}
 	kernel.Fit(uint64(ramMiB) << 20)
-	return kernel, nil
+	return kernel, done, nil
+}
+
+// kernelBlob maps a kernel in a sealed file, which is cheaper than to read it. Any other file could be cut short
+// meanwhile, and end the process.
+func kernelBlob(f *os.File) (_ boot.Blob, done func() error, err error) {
+	file, err := blob(f)
+	if err != nil || !guestmem.IsSealed(f) {
+		return file, func() error { return nil }, err
+	}
+	mapped, err := unix.Mmap(int(f.Fd()), 0, int(file.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, nil, fmt.Errorf("map %s: %w", f.Name(), err)
+	}
+	return bytes.NewReader(mapped), func() error { return unix.Munmap(mapped) }, nil
 }
 
 // newMemory makes the RAM of a guest that boots: zeros in huge pages, where this host has them, since a boot
-// touches most of what it gets, and each first touch of a page is an exit. A kernel in a sealed file is mapped,
-// so that all guests share the pages that none of them writes; mapped says so.
-func newMemory(cfg *Config, kernel *boot.Kernel) (_ *guestmem.Memory, mapped bool, err error) {
-	var layers []*guestmem.Layer
-	var extents []guestmem.Extent
-	size := uint64(cfg.MemoryMiB) << 20
-	// A kernel for which there is no room is told so when it is loaded.
-	if guestmem.IsSealed(cfg.Kernel) && kernel.Span().End() <= size {
-		if layers, extents, err = kernelLayer(cfg.Kernel, kernel.Pages()); err != nil {
-			return nil, false, err
-		}
-	}
-	image, err := guestmem.NewImage(size, layers, extents)
+// touches most of what it gets, and each first touch of a page is an exit. The kernel is copied there: it writes to
+// most of its pages while it boots, its code included, and a page that is mapped costs an exit and a fault when it is
+// read, and another of both and a copy when it is written.
+func newMemory(cfg *Config) (*guestmem.Memory, error) {
+	image, err := guestmem.NewImage(uint64(cfg.MemoryMiB)<<20, nil, nil)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	memory, err := image.Fork(guestmem.Options{HugePages: true})
-	return memory, len(extents) > 0, errors.Join(err, image.Close())
-}
-
-// kernelLayer makes a layer of a sealed kernel file.
-func kernelLayer(kernel *os.File, pages []boot.Run) ([]*guestmem.Layer, []guestmem.Extent, error) {
-	if len(pages) == 0 {
-		return nil, nil, nil
-	}
-	fd, err := unix.FcntlInt(kernel.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("duplicate the descriptor of %s: %w", kernel.Name(), err)
-	}
-	layer, err := guestmem.OpenLayer(os.NewFile(uintptr(fd), kernel.Name()))
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrKernel, err)
-	}
-	var extents []guestmem.Extent
-	for _, p := range pages {
-		// Below the hole an address is also the place in RAM.
-		extents = append(extents, guestmem.Extent{RAM: p.GPA, Size: p.Size, Layer: layer, Offset: p.Offset})
-	}
-	return []*guestmem.Layer{layer}, extents, nil
+	return memory, errors.Join(err, image.Close())
 }

@@ -67,19 +67,16 @@ func OpenGuest(ctx context.Context, system string, modules []string, late ...str
 	return g, nil
 }
 
-// ShareKernel moves the kernel to a file in memory that nobody can change, so that machines can map it in place
-// of copying it. It takes whole pages.
+// ShareKernel moves the kernel to a file in memory that nobody can change, so that machines can map it for
+// loading it.
 func (g *Guest) ShareKernel() error {
 	info, err := g.Image.Stat()
 	if err != nil {
 		return err
 	}
 	shared, err := memfile.Sealed("aether-kernel", func(f *os.File) error {
-		if _, err := io.Copy(f, io.NewSectionReader(g.Image, 0, info.Size())); err != nil {
-			return err
-		}
-		page := int64(os.Getpagesize())
-		return f.Truncate((info.Size() + page - 1) / page * page)
+		_, err := io.Copy(f, io.NewSectionReader(g.Image, 0, info.Size()))
+		return err
 	})
 	if err != nil {
 		return err

@@ -165,23 +165,16 @@ func cutPadded(data []byte, n uint32) (field, rest []byte, ok bool) {
 	return data[:n], data[min(padded, uint64(len(data))):], true
 }
 
-// copySparse fills dst, which is zero, from r and leaves pages alone that stay zero: the host then
-// allocates no memory for them. A third of Debian's vmlinux is such pages.
-func copySparse(dst []byte, r io.Reader) error {
-	const page, chunk = guestmem.PageSize, 256 << 10
-	buf := make([]byte, chunk)
-	var zero [page]byte
-	for len(dst) > 0 {
-		n := min(len(dst), chunk)
-		if _, err := io.ReadFull(r, buf[:n]); err != nil {
-			return err
+// load copies the segments into fresh memory, which is zero; the parts without content stay untouched.
+func (k *Kernel) load(mem *guestmem.Memory) error {
+	for _, s := range k.segments {
+		place, err := mem.Slice(s.mem.GPA, s.mem.Size)
+		if err != nil {
+			return fmt.Errorf("%w: kernel of %d bytes at %#x: %w", ErrNoRoom, k.span.Size, k.span.GPA, err)
 		}
-		for off := 0; off < n; off += page {
-			if part := buf[off:min(off+page, n)]; !bytes.Equal(part, zero[:len(part)]) {
-				copy(dst[off:], part)
-			}
+		if _, err := io.ReadFull(io.NewSectionReader(s.src, int64(s.off), int64(s.fileSize)), place[:s.fileSize]); err != nil {
+			return fmt.Errorf("load kernel segment at %#x: %w", s.mem.GPA, err)
 		}
-		dst = dst[n:]
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func TestKernelLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Release()
-	if err := k.load(mem, false); err != nil {
+	if err := k.load(mem); err != nil {
 		t.Fatal(err)
 	}
 	content := elfHeaderSize + 3*progHeaderSize
@@ -92,7 +92,7 @@ func TestKernelLoad(t *testing.T) {
 			t.Errorf("at %#x: % x, %v", part.gpa, got, err)
 		}
 	}
-	if err := k.load(newRAM(t, boottest.Addr+0x200000), false); !errors.Is(err, ErrNoRoom) {
+	if err := k.load(newRAM(t, boottest.Addr+0x200000)); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("too little memory: %v", err)
 	}
 }
@@ -244,32 +244,9 @@ func FuzzOpen(f *testing.F) {
 					t.Fatalf("segment %+v outside of %#x", s, span)
 				}
 			}
-			if err := k.load(mem, false); err != nil && !errors.Is(err, ErrNoRoom) {
+			if err := k.load(mem); err != nil && !errors.Is(err, ErrNoRoom) {
 				t.Fatal(err)
 			}
 		}
 	})
-}
-
-// Pages of zeros are not written, so that no memory is allocated for them.
-func TestCopySparse(t *testing.T) {
-	const page = guestmem.PageSize
-	src := make([]byte, 70*page+10) // more than one chunk, and a part of a page
-	src[0], src[3*page-1], src[65*page], src[70*page+9] = 1, 2, 3, 4
-	dst := bytes.Repeat([]byte{0xff}, len(src))
-	if err := copySparse(dst, bytes.NewReader(src)); err != nil {
-		t.Fatal(err)
-	}
-	for off := 0; off < len(src); off += page {
-		end := min(off+page, len(src))
-		written := off == 0 || off == 2*page || off == 65*page || off == 70*page
-		if want := src[off:end]; written && !bytes.Equal(dst[off:end], want) {
-			t.Errorf("page at %#x was not copied", off)
-		} else if !written && (dst[off] != 0xff || dst[end-1] != 0xff) {
-			t.Errorf("page at %#x was written", off)
-		}
-	}
-	if err := copySparse(dst, bytes.NewReader(src[:len(src)-1])); err == nil {
-		t.Error("a source that is too short was accepted")
-	}
 }

@@ -12,8 +12,6 @@ import (
 // Config is what a guest boots with.
 type Config struct {
 	Kernel *Kernel
-	// KernelMapped says that the kernel's Pages are in the memory already.
-	KernelMapped bool
 	// Initrd is the archive of the first root file system, compressed or not; nil for none.
 	Initrd Blob
 	// Cmdline is the kernel's command line.
@@ -42,8 +40,7 @@ func DeviceAt(index int) Device {
 	}
 }
 
-// Load writes all that a guest needs to boot into its memory, which must be fresh but for a mapped
-// kernel, and returns the state in which its boot processor starts. On an error the memory's content is
+// Load writes all that a guest needs to boot into its memory, which must be fresh, and returns the state in which its boot processor starts. On an error the memory's content is
 // undefined.
 func Load(mem *guestmem.Memory, cfg Config) (CPU, error) {
 	cpu, err := load(mem, cfg)
@@ -72,7 +69,7 @@ func load(mem *guestmem.Memory, cfg Config) (CPU, error) {
 	if err != nil {
 		return CPU{}, err
 	}
-	if err := cfg.Kernel.load(mem, cfg.KernelMapped); err != nil {
+	if err := cfg.Kernel.load(mem); err != nil {
 		return CPU{}, err
 	}
 	initrd, err := loadInitrd(mem, cfg.Kernel, cfg.Initrd)

@@ -13,7 +13,7 @@ const (
 // cannot use well on a PC with old devices; a guest of 64 MiB would lose a quarter of its RAM by that, and Debian's
 // kernels have no room in the rest. An x86-64 Linux runs at any physical address that is its own but for a multiple of
 // 2 MiB: it corrects its page tables by what it sees itself at ("arch/x86/kernel/head64.c", __startup_64). Its virtual
-// addresses stay. It is to be called before Pages, Span and Load.
+// addresses stay. It is to be called before Span and Load.
 func (k *Kernel) Fit(ram uint64) {
 	selfUnpacking := k.header != nil && !k.unpacked
 	if ram >= smallRAM || selfUnpacking || k.span.GPA < lowestKernel || k.span.GPA%lowestKernel != 0 {
