@@ -157,8 +157,9 @@ func (s *Sandbox) watch() {
 	s.channel.Close()
 }
 
-// lastWords is how long a machine whose agent is lost may take to end by itself.
-const lastWords = 500 * time.Millisecond
+// lastWords is how long a machine whose agent is lost may take to end by itself: a kernel that panics waits for
+// its other processors, and the host may be busy.
+const lastWords = 5 * time.Second
 
 // endsSoon tells whether the machine has ended, for which it waits a moment.
 func (s *Sandbox) endsSoon() bool {

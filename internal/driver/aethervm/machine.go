@@ -129,7 +129,7 @@ func (m *machine) Exited() <-chan struct{} { return m.cell.Done() }
 func (m *machine) Explain(err error) error {
 	select {
 	case <-m.cell.Done():
-	case <-time.After(time.Second): // a connection ends a moment before the process does
+	case <-time.After(5 * time.Second): // a connection ends a moment before the process does
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, m.cell.End())
