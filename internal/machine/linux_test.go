@@ -182,7 +182,7 @@ func bootFiles(t *testing.T, vcpus int, ramMiB uint64, cmdline string, files []i
 }
 
 // linuxTimeout is generous: the host of a test may be emulated.
-const linuxTimeout = time.Minute
+const linuxTimeout = 3 * time.Minute
 
 func waitLinux(t *testing.T, m *Machine) End {
 	t.Helper()
@@ -203,7 +203,7 @@ func TestLinux(t *testing.T) {
 	for _, size := range []struct {
 		vcpus  int
 		ramMiB uint64
-	}{{1, 128}, {2, 256}, {4, 256}, {1, 5 << 10}} {
+	}{{1, 128}, {2, 256}, {4, 256}, {8, 512}, {1, 5 << 10}} {
 		t.Run(fmt.Sprintf("%d vCPUs %d MiB", size.vcpus, size.ramMiB), func(t *testing.T) {
 			m := bootLinux(t, size.vcpus, size.ramMiB, "")
 			end := waitLinux(t, m)
