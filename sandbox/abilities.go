@@ -1,6 +1,17 @@
 package sandbox
 
-import "context"
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// RangeReader is a Sandbox that reads a part of a file without what comes before it.
+type RangeReader interface {
+	// ReadRange copies up to size bytes of a regular file, from the offset on, to w: fewer, or none, if the
+	// file ends before. offset is not negative, and size positive (see [CheckRange]).
+	ReadRange(ctx context.Context, name string, offset, size int64, w io.Writer) error
+}
 
 // Pauser is a Sandbox whose guest can be stopped and let go on. While it is paused no guest code
 // runs and no guest time is billed; memory stays. Both methods are idempotent.
@@ -54,6 +65,46 @@ type Restorer interface {
 type Forker interface {
 	// Fork makes n copies that go on from the same instant as the original, all or none.
 	Fork(ctx context.Context, n int) ([]Sandbox, error)
+}
+
+// TemplateSpec describes a template to make.
+type TemplateSpec struct {
+	// Name is what it is called by: 1 to 64 lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit.
+	Name string
+	// Spec is that of its copies. Its image is to stay where it is for as long as the template is used.
+	Spec Spec
+	// WarmUp are programs that are run in it before, one after the other, each to its end with status 0. What they leave
+	// running, in files and in memory is there in every copy.
+	WarmUp []Cmd
+}
+
+// Template is a sandbox that waits on disk for its copies. It is a value, and the template stays when the process that has
+// made it ends.
+type Template struct {
+	System string `json:"system"`
+	Name   string `json:"name"`
+	// Digest identifies the content: "sha256:" and 64 hexadecimal digits.
+	Digest string `json:"digest"`
+	// Bytes is the space that it takes on disk.
+	Bytes   int64      `json:"bytes"`
+	Created time.Time  `json:"created"`
+	Spec    Spec       `json:"spec"`
+	WarmUp  [][]string `json:"warm_up,omitempty"` // their arguments
+}
+
+// Templater is a Driver that keeps templates on this host, for all processes that use the same state directory.
+type Templater interface {
+	// CreateTemplate makes a template, and lets it have the name of an older one, which is then gone. On error
+	// nothing of it is left.
+	CreateTemplate(ctx context.Context, spec TemplateSpec) (Template, error)
+	// Templates lists them by name.
+	Templates(ctx context.Context) ([]Template, error)
+	// ForkTemplate makes n sandboxes that go on from where the template is, all or none, each with an identity of its
+	// own. A name that there is not gives an error that wraps fs.ErrNotExist.
+	ForkTemplate(ctx context.Context, name string, n int) ([]Sandbox, error)
+	// RemoveTemplate removes one. Sandboxes that were made of it live on. A name that there is not gives an error
+	// that wraps fs.ErrNotExist.
+	RemoveTemplate(ctx context.Context, name string) error
 }
 
 // Role of a host process.

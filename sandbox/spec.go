@@ -117,6 +117,17 @@ func CheckPath(name string) error {
 	return nil
 }
 
+// CheckRange reports whether a range is one that ReadRange accepts.
+func CheckRange(offset, size int64) error {
+	switch {
+	case offset < 0:
+		return invalid("offset", offset, "zero or more bytes")
+	case size <= 0:
+		return invalid("size", size, "one byte or more")
+	}
+	return nil
+}
+
 func checkEnv(field string, env []string) error {
 	for _, kv := range env {
 		key, _, ok := strings.Cut(kv, "=")

@@ -29,7 +29,7 @@ func runFiles(args []string) int {
 func fileOperation(op, name string, rest []string) error {
 	switch op {
 	case "read":
-		return files.Read(name, os.Stdout)
+		return readFile(name, rest)
 	case "write":
 		perm, err := strconv.ParseUint(append(rest, "644")[0], 8, 12)
 		if err != nil {
@@ -52,4 +52,17 @@ func fileOperation(op, name string, rest []string) error {
 		return files.Remove(name)
 	}
 	return fmt.Errorf("unknown file operation %q", op)
+}
+
+// readFile reads a file, or of one the range that rest says: its offset and size in bytes.
+func readFile(name string, rest []string) error {
+	var part [2]int64
+	for i := range min(len(rest), len(part)) {
+		n, err := strconv.ParseUint(rest[i], 10, 63)
+		if err != nil {
+			return err
+		}
+		part[i] = int64(n)
+	}
+	return files.Read(name, part[0], part[1], os.Stdout)
 }

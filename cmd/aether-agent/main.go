@@ -28,7 +28,7 @@ const usage = `usage: aether-agent MODE ...
   spawn exec ...           as exec, by a supervisor that PID 1, "park --spawn", has started
   kill ID                  end the run ID with all its descendants
   status ID                print how the run ID ended, once, as JSON
-  fs read|write|list|stat|remove PATH [PERM]
+  fs read|write|list|stat|remove PATH [PERM | OFFSET SIZE]
                            do a file operation; content on stdin/stdout, errors as JSON on stderr
   probe                    look at the sandbox from inside and print what was found, as JSON
   bomb KIND ...            put bounded load on the sandbox, for tests of its limits

@@ -70,7 +70,7 @@ func TestBadFrames(t *testing.T) {
 var requests = []Request{
 	{Op: OpPing}, {Op: OpFreeze}, {Op: OpStats},
 	{Op: OpExec, Exec: Exec{Args: []string{"sh", "-c", ""}, Env: []string{"A=b"}, Dir: "/", Timeout: time.Second, Input: true}},
-	{Op: OpRead, Path: "/etc/passwd"}, {Op: OpList, Path: "/"}, {Op: OpStat, Path: "/x"}, {Op: OpRemove, Path: "/\xff"},
+	{Op: OpRead, Path: "/etc/passwd"}, {Op: OpRead, Path: "/x", Offset: math.MaxInt64, Size: 1 << 40}, {Op: OpList, Path: "/"}, {Op: OpStat, Path: "/x"}, {Op: OpRemove, Path: "/\xff"},
 	{Op: OpWrite, Path: "/tmp/x", Perm: 0o640},
 	{Op: OpConfigure, Config: Config{Hostname: "h", Now: time.Unix(1_700_000_000, 5), Entropy: []byte{1, 2}, Processes: 512, MemoryBytes: 1 << 30}},
 	{Op: OpThaw, Config: Config{Entropy: []byte{}}},
@@ -93,6 +93,8 @@ func TestRequests(t *testing.T) {
 		"left over":     {Version, byte(OpPing), 0},
 		"no program":    Request{Op: OpExec, Exec: Exec{Dir: "/"}}.Append(nil),
 		"short":         {Version, byte(OpRead), 5, 'x'},
+		"no range":      {Version, byte(OpRead), 1, 'x'},
+		"huge offset":   {Version, byte(OpRead), 1, 'x', 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0},
 		"huge list":     {Version, byte(OpExec), 0xff, 0xff, 0xff, 0xff, 0x0f},
 	} {
 		if r, err := DecodeRequest(payload); !errors.Is(err, ErrProtocol) {

@@ -87,6 +87,13 @@ func (c *Client) ReadFile(ctx context.Context, name string, w io.Writer) error {
 	return err
 }
 
+// ReadRange copies up to size bytes of a file's content to w, from the offset on. The offset is not negative,
+// and the size positive.
+func (c *Client) ReadRange(ctx context.Context, name string, offset, size int64, w io.Writer) error {
+	_, err := c.do(ctx, Request{Op: OpRead, Path: name, Offset: offset, Size: size}, &call{output: w})
+	return err
+}
+
 // WriteFile replaces a file's content by that of r.
 func (c *Client) WriteFile(ctx context.Context, name string, r io.Reader, perm fs.FileMode) error {
 	_, err := c.do(ctx, Request{Op: OpWrite, Path: name, Perm: perm}, &call{input: r})

@@ -19,7 +19,7 @@ import (
 )
 
 // Version is that of the protocol. It is in every request; a guest refuses any other.
-const Version = 3
+const Version = 4
 
 // Port is the vsock port on which the agent listens in a guest that has sockets to its host. There each
 // operation has a connection of its own, without a multiplexer.

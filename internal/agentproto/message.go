@@ -19,7 +19,7 @@ const (
 	OpPing      Op = 1  // answers Done
 	OpConfigure Op = 2  // Config; to be done before all else, and again after a restore
 	OpExec      Op = 3  // Exec; input, output, Done with an Exit
-	OpRead      Op = 4  // Path; output, Done
+	OpRead      Op = 4  // Path, Offset, Size; output, Done
 	OpWrite     Op = 5  // Path, Perm; input, Done
 	OpList      Op = 6  // Path; entries, Done
 	OpStat      Op = 7  // Path; one entry, Done
@@ -41,11 +41,13 @@ func (o Op) String() string {
 
 // Request is what the host asks for. The fields in use depend on Op.
 type Request struct {
-	Op     Op
-	Path   string
-	Perm   fs.FileMode
-	Exec   Exec
-	Config Config
+	Op   Op
+	Path string
+	Perm fs.FileMode
+	// Offset is where to begin, and Size how much to read at most, in bytes; a Size of 0 is no bound.
+	Offset, Size int64
+	Exec         Exec
+	Config       Config
 }
 
 // Exec describes a program to run.
@@ -126,7 +128,11 @@ func (r Request) Append(b []byte) []byte {
 		b = appendString(b, r.Exec.Dir)
 		b = binary.AppendUvarint(b, uint64(r.Exec.Timeout))
 		b = appendBool(b, r.Exec.Input)
-	case OpRead, OpList, OpStat, OpRemove:
+	case OpRead:
+		b = appendString(b, r.Path)
+		b = binary.AppendUvarint(b, uint64(r.Offset))
+		b = binary.AppendUvarint(b, uint64(r.Size))
+	case OpList, OpStat, OpRemove:
 		b = appendString(b, r.Path)
 	case OpWrite:
 		b = appendString(b, r.Path)
@@ -161,7 +167,9 @@ func DecodeRequest(payload []byte) (Request, error) {
 		if len(r.Exec.Args) == 0 {
 			d.fail("no program")
 		}
-	case OpRead, OpList, OpStat, OpRemove:
+	case OpRead:
+		r.Path, r.Offset, r.Size = d.string(), int64(d.bounded(math.MaxInt64)), int64(d.bounded(math.MaxInt64))
+	case OpList, OpStat, OpRemove:
 		r.Path = d.string()
 	case OpWrite:
 		r.Path, r.Perm = d.string(), fs.FileMode(d.bounded(uint64(fs.ModePerm)))

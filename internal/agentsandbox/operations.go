@@ -37,6 +37,14 @@ func (s *Sandbox) ReadFile(ctx context.Context, name string, w io.Writer) error 
 	return s.onFile(ctx, "read", name, func(ctx context.Context) error { return s.Client.ReadFile(ctx, name, w) })
 }
 
+// ReadRange is sandbox.RangeReader's.
+func (s *Sandbox) ReadRange(ctx context.Context, name string, offset, size int64, w io.Writer) error {
+	if err := sandbox.CheckRange(offset, size); err != nil {
+		return err
+	}
+	return s.onFile(ctx, "read", name, func(ctx context.Context) error { return s.Client.ReadRange(ctx, name, offset, size, w) })
+}
+
 // WriteFile is sandbox.Files'.
 func (s *Sandbox) WriteFile(ctx context.Context, name string, r io.Reader, perm fs.FileMode) error {
 	return s.onFile(ctx, "write", name, func(ctx context.Context) error { return s.Client.WriteFile(ctx, name, r, perm) })

@@ -15,9 +15,21 @@ import (
 
 // ReadFile is Files.ReadFile.
 func (r *Runner) ReadFile(ctx context.Context, name string, w io.Writer) error {
+	return r.read(ctx, name, w)
+}
+
+// ReadRange is sandbox.RangeReader's.
+func (r *Runner) ReadRange(ctx context.Context, name string, offset, size int64, w io.Writer) error {
+	if err := sandbox.CheckRange(offset, size); err != nil {
+		return err
+	}
+	return r.read(ctx, name, w, strconv.FormatInt(offset, 10), strconv.FormatInt(size, 10))
+}
+
+func (r *Runner) read(ctx context.Context, name string, w io.Writer, part ...string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	_, err := r.file(ctx, "read", name, nil, guard(w, cancel))
+	_, err := r.file(ctx, "read", name, nil, guard(w, cancel), part...)
 	if cause := context.Cause(ctx); cause != nil {
 		return cause // the writer's own error, not that of the run it broke
 	}

@@ -101,6 +101,36 @@ func (s *suite) testFiles(t *testing.T) {
 			t.Errorf("stat after remove: %v", err)
 		}
 	})
+	s.with(t, "Ranges", func(t *testing.T, b *box) {
+		reader, ok := b.Sandbox.(sandbox.RangeReader)
+		if !ok {
+			t.Skip("it reads whole files only")
+		}
+		// With a hole that takes long to be read.
+		b.sh(t, "printf 0123456789 >/tmp/big; truncate -s 1G /tmp/big; printf end >>/tmp/big")
+		for _, c := range []struct {
+			offset, size int64
+			want         string
+		}{
+			{0, 4, "0123"}, {6, 4, "6789"}, {1 << 30, 2, "en"}, {1<<30 - 1, 100, "\x00end"}, {1<<30 + 3, 1, ""}, {1 << 62, 1, ""},
+		} {
+			var got strings.Builder
+			if err := reader.ReadRange(t.Context(), "/tmp/big", c.offset, c.size, &got); err != nil || got.String() != c.want {
+				t.Errorf("%d bytes at %d: %q, %v", c.size, c.offset, got.String(), err)
+			}
+		}
+		for _, c := range []struct {
+			name         string
+			offset, size int64
+			want         error
+		}{
+			{"/tmp/big", -1, 1, sandbox.ErrInvalid}, {"/tmp/big", 0, 0, sandbox.ErrInvalid}, {"/tmp", 1, 1, sandbox.ErrInvalid}, {"/tmp/none", 1, 1, fs.ErrNotExist},
+		} {
+			if err := reader.ReadRange(t.Context(), c.name, c.offset, c.size, io.Discard); !errors.Is(err, c.want) {
+				t.Errorf("%s, %d bytes at %d: %v, want %v", c.name, c.size, c.offset, err, c.want)
+			}
+		}
+	})
 	s.with(t, "Errors", func(t *testing.T, b *box) {
 		ctx := t.Context()
 		b.sh(t, "mkfifo /tmp/pipe")

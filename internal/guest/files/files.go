@@ -17,8 +17,9 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-// Read copies the content of a regular file to w.
-func Read(name string, w io.Writer) error {
+// Read copies the content of a regular file to w, from the offset on, and at most size bytes if size is not 0.
+// A file that ends before the offset has nothing there.
+func Read(name string, offset, size int64, w io.Writer) error {
 	if err := sandbox.CheckPath(name); err != nil {
 		return err
 	}
@@ -38,7 +39,18 @@ func Read(name string, w io.Writer) error {
 	if !info.Mode().IsRegular() {
 		return &fs.PathError{Op: "read", Path: name, Err: unix.EINVAL}
 	}
-	_, err = io.Copy(w, f)
+	if offset > 0 {
+		if _, err := f.Seek(offset, io.SeekStart); errors.Is(err, unix.EINVAL) && offset >= info.Size() {
+			return nil // further than any file of this file system goes
+		} else if err != nil {
+			return err
+		}
+	}
+	var r io.Reader = f
+	if size > 0 {
+		r = io.LimitReader(f, size)
+	}
+	_, err = io.Copy(w, r)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +23,13 @@ type machine struct {
 	changes *os.File // the file system of what is written
 	late    *lateModules
 
+	// starts is held for reading while a program is started, and for writing while the machine is frozen. A program
+	// that is started in a frozen group stops before its first instruction; the agent would wait for that one in a
+	// system call in which the Go runtime does not know it to be, and with one processor nothing else would run, Thaw
+	// neither.
+	starts sync.RWMutex
+	copied atomic.Int64
+
 	mu     sync.Mutex
 	frozen bool
 	bootID *os.File // what programs see as the boot ID; nil for the kernel's own
@@ -30,6 +38,10 @@ type machine struct {
 func newMachine(groups *cgroups, changes *os.File) *machine {
 	return &machine{groups: groups, changes: changes, reaper: newReaper(groups.sweep)}
 }
+
+// errCopied is the error of a program that was to be started while the machine was copied, in the copies: whoever
+// has asked for it has the original.
+var errCopied = errors.New("the machine is a copy of the one that was asked")
 
 // process is a program in a control group of its own. It implements serve.Process.
 type process struct {
@@ -47,6 +59,13 @@ func (m *machine) Start(path string, args, env []string, dir string, stdio [3]*o
 		Dir: dir, Env: env,
 		Files: []uintptr{stdio[0].Fd(), stdio[1].Fd(), stdio[2].Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(g.dir.Fd())},
+	}
+	copied := m.copied.Load()
+	m.starts.RLock()
+	defer m.starts.RUnlock()
+	if m.copied.Load() != copied {
+		g.release()
+		return nil, errCopied
 	}
 	status, err := m.reaper.start(path, args, attr)
 	if err != nil {
@@ -121,15 +140,22 @@ func (m *machine) boundMemory(bytes int64) error {
 	return resizeTmpfs(m.changes, bytes/4*3)
 }
 
-// Freeze stops all programs. What is still to be loaded is loaded first: else each copy would do it by itself.
+// Freeze stops all programs; those that are to be started wait. What is still to be loaded is loaded first: else each
+// copy would do it by itself. It is idempotent.
 func (m *machine) Freeze() error {
 	if err := m.late.load(); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.frozen {
+		return nil
+	}
+	m.starts.Lock()
 	if err := m.groups.setFrozen(true); err != nil {
-		return errors.Join(err, m.groups.setFrozen(false))
+		err = errors.Join(err, m.groups.setFrozen(false))
+		m.starts.Unlock()
+		return err
 	}
 	m.frozen = true
 	return nil
@@ -146,9 +172,14 @@ func (m *machine) Thaw(c agentproto.Config) error {
 		if err := m.renew(c.MachineID); err != nil {
 			return err
 		}
+		m.copied.Add(1)
 	}
-	m.frozen = false
-	return m.groups.setFrozen(false)
+	err := m.groups.setFrozen(false)
+	if m.frozen {
+		m.frozen = false
+		m.starts.Unlock()
+	}
+	return err
 }
 
 func (m *machine) Frozen() bool {
@@ -156,6 +187,8 @@ func (m *machine) Frozen() bool {
 	defer m.mu.Unlock()
 	return m.frozen
 }
+
+func (m *machine) Copied() int { return int(m.copied.Load()) }
 
 func (m *machine) Stats() (agentproto.Stats, error) {
 	memory, err1 := m.groups.value("memory.current")

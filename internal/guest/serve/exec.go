@@ -31,6 +31,7 @@ func (s *Server) exec(c *conn, e agentproto.Exec) (agentproto.Exit, error) {
 		return agentproto.Exit{}, fmt.Errorf("start %s: %w", e.Args[0], err)
 	}
 	defer pipes.close()
+	copied := s.Machine.Copied() // before: once it runs, the machine may be copied
 	process, err := s.Machine.Start(path, e.Args, e.Env, e.Dir, pipes.child)
 	if err != nil {
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOMEM) {
@@ -40,7 +41,7 @@ func (s *Server) exec(c *conn, e agentproto.Exec) (agentproto.Exit, error) {
 	}
 	defer process.Release()
 	pipes.closeChild()
-	return newRun(s.Machine, c, process, pipes).finish(e.Timeout), nil
+	return newRun(s.Machine, c, process, pipes, copied).finish(e.Timeout), nil
 }
 
 // run is a program that runs, with the goroutines that serve it.
@@ -54,21 +55,22 @@ type run struct {
 	cut     chan struct{}
 	cutOnce sync.Once
 	killed  chan struct{} // closed by the host's request to kill
+	copied  int           // the machine's count when the program started
 }
 
-func newRun(m Machine, c *conn, p Process, pipes *pipes) *run {
+func newRun(m Machine, c *conn, p Process, pipes *pipes, copied int) *run {
 	return &run{
 		machine: m, c: c, process: p, pipes: pipes, input: newInputBuffer(),
-		cut: make(chan struct{}), killed: make(chan struct{}),
+		cut: make(chan struct{}), killed: make(chan struct{}), copied: copied,
 	}
 }
 
 // cutOff ends the program because its connection is broken. But a copy of a machine that was made
-// while it was frozen has lost its connections through no will of anybody: there the program goes
-// on, with its input at an end and its output dropped.
+// while it was frozen has lost its connections through no will of anybody, and may notice after it was
+// thawed: there the program goes on, with its input at an end and its output dropped.
 func (r *run) cutOff() {
 	r.cutOnce.Do(func() {
-		if r.machine.Frozen() {
+		if r.machine.Frozen() || r.machine.Copied() != r.copied {
 			r.input.end()
 			return
 		}

@@ -24,6 +24,8 @@ type Machine interface {
 	Freeze() error
 	Thaw(agentproto.Config) error
 	Frozen() bool
+	// Copied counts how often the machine has turned out, in Thaw, to be a copy of another one.
+	Copied() int
 	Stats() (agentproto.Stats, error)
 }
 
@@ -104,7 +106,7 @@ func (s *Server) do(c *conn, r agentproto.Request) ([]byte, error) {
 		exit, err := s.exec(c, r.Exec)
 		return exit.Append(nil), err
 	case agentproto.OpRead:
-		return nil, files.Read(r.Path, &fileOutput{c: c})
+		return nil, files.Read(r.Path, r.Offset, r.Size, &fileOutput{c: c})
 	case agentproto.OpWrite:
 		return nil, files.Write(r.Path, &fileInput{c: c}, r.Perm)
 	case agentproto.OpList:

@@ -27,6 +27,7 @@ import (
 // hostMachine runs programs on the host, each in a process group. It can do what the tests need.
 type hostMachine struct {
 	frozen     atomic.Bool
+	copied     atomic.Int64
 	configured atomic.Pointer[agentproto.Config]
 }
 
@@ -64,9 +65,16 @@ func (p *hostProcess) Status() (int, int) {
 
 func (m *hostMachine) Configure(c agentproto.Config) error { m.configured.Store(&c); return nil }
 func (m *hostMachine) Freeze() error                       { m.frozen.Store(true); return nil }
-func (m *hostMachine) Thaw(agentproto.Config) error        { m.frozen.Store(false); return nil }
-func (m *hostMachine) Frozen() bool                        { return m.frozen.Load() }
-func (m *hostMachine) Stats() (agentproto.Stats, error)    { return agentproto.Stats{Processes: 3}, nil }
+func (m *hostMachine) Copied() int                         { return int(m.copied.Load()) }
+func (m *hostMachine) Thaw(c agentproto.Config) error {
+	if c.MachineID != [16]byte{} {
+		m.copied.Add(1)
+	}
+	m.frozen.Store(false)
+	return nil
+}
+func (m *hostMachine) Frozen() bool                     { return m.frozen.Load() }
+func (m *hostMachine) Stats() (agentproto.Stats, error) { return agentproto.Stats{Processes: 3}, nil }
 
 // connected returns a client of a server, over Unix sockets.
 func connected(t testing.TB) (*agentproto.Client, *hostMachine) {
@@ -221,8 +229,8 @@ type failing struct{ err error }
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 func (f failing) Read([]byte) (int, error)  { return 0, f.err }
 
-// lose starts a program that writes its PID, and breaks its connection.
-func lose(t *testing.T, c *agentproto.Client) (pid int) {
+// start starts a program that writes its PID.
+func start(t *testing.T, c *agentproto.Client) (pid int, conn net.Conn) {
 	t.Helper()
 	conn, err := c.Dial(t.Context())
 	if err != nil {
@@ -239,6 +247,13 @@ func lose(t *testing.T, c *agentproto.Client) (pid int) {
 	if pid, err = strconv.Atoi(strings.TrimSpace(string(f.Payload))); err != nil {
 		t.Fatal(err)
 	}
+	return pid, conn
+}
+
+// lose starts a program that writes its PID, and breaks its connection.
+func lose(t *testing.T, c *agentproto.Client) (pid int) {
+	t.Helper()
+	pid, conn := start(t, c)
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -275,6 +290,27 @@ func TestLostConnectionOfACopy(t *testing.T) {
 	}
 }
 
+// TestLateLossInACopy breaks the connection when the copy runs already. What is started in the copy is
+// killed as anywhere.
+func TestLateLossInACopy(t *testing.T) {
+	c, _ := connected(t)
+	pid, conn := start(t, c)
+	err := errors.Join(c.Freeze(bounded(t)), c.Thaw(bounded(t), agentproto.Config{MachineID: [16]byte{1}}), conn.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := lose(t, c)
+	for deadline := time.Now().Add(10 * time.Second); alive(own); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the copy's own program goes on without anybody listening")
+		}
+	}
+	if !alive(pid) {
+		t.Error("the program of a copy was killed")
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+}
+
 func TestFiles(t *testing.T) {
 	c, _ := connected(t)
 	ctx, dir := bounded(t), t.TempDir()
@@ -286,6 +322,10 @@ func TestFiles(t *testing.T) {
 	var got bytes.Buffer
 	if err := c.ReadFile(ctx, name, &got); err != nil || !bytes.Equal(got.Bytes(), content) {
 		t.Errorf("read %d bytes, %v", got.Len(), err)
+	}
+	got.Reset()
+	if err := c.ReadRange(ctx, name, 1_999_995, 100, &got); err != nil || got.String() != "56789" {
+		t.Errorf("read a range: %q, %v", got.String(), err)
 	}
 	if info, err := c.Stat(ctx, name); err != nil || info.Size != int64(len(content)) || info.Mode != 0o640 {
 		t.Errorf("stat: %+v, %v", info, err)

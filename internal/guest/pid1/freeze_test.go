@@ -1,0 +1,124 @@
+package pid1
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/guest/serve"
+	"github.com/aethervm/aether/internal/testenv"
+)
+
+// testMachine is one with a control group of this host.
+func testMachine(t *testing.T) *machine {
+	t.Helper()
+	mount := t.TempDir()
+	if err := unix.Mount("cgroup2", mount, "cgroup2", 0, ""); err != nil {
+		testenv.Require(t, "ROOT", err.Error())
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := filepath.Join(mount, fmt.Sprintf("aether-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		testenv.Require(t, "ROOT", err.Error())
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	all, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = all.Close() })
+	m := newMachine(&cgroups{all: all, leftover: map[string]struct{}{}}, nil)
+	m.late = &lateModules{}
+	go m.reaper.run()
+	t.Cleanup(func() { // the groups of what has ended
+		for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
+			m.groups.sweep()
+			if left, _ := filepath.Glob(dir + "/*/"); len(left) == 0 {
+				return
+			}
+		}
+	})
+	return m
+}
+
+// A program that is to be started while the machine is frozen waits, the agent goes on meanwhile, with one processor
+// too, and in a copy the program is not started.
+func TestStartWhileFrozen(t *testing.T) {
+	m := testMachine(t)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, c := range []struct {
+		want error
+	}{{nil}, {errCopied}} {
+		for range 2 { // the second one does nothing
+			if err := m.Freeze(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var starting sync.WaitGroup
+		const programs = 3
+		results := make(chan error, programs)
+		for range programs {
+			starting.Add(1)
+			go func() {
+				starting.Done()
+				p, err := m.Start("/bin/true", []string{"true"}, nil, "/", [3]*os.File{null, null, null})
+				if err == nil {
+					finish(t, p)
+				}
+				results <- err
+			}()
+		}
+		starting.Wait()
+		select {
+		case err := <-results:
+			t.Fatalf("a program was started in a frozen machine: %v", err)
+		case <-time.After(200 * time.Millisecond): // the agent goes on: this is one of its goroutines
+		}
+		if c.want != nil {
+			m.copied.Add(1) // as Thaw does, which would change this host's identity
+		}
+		if err := m.Thaw(agentproto.Config{}); err != nil {
+			t.Fatal(err)
+		}
+		for range programs {
+			select {
+			case err := <-results:
+				if !errors.Is(err, c.want) {
+					t.Errorf("after the thaw: %v, want %v", err, c.want)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("a program that waited was not started")
+			}
+		}
+	}
+}
+
+func finish(t *testing.T, p serve.Process) {
+	select {
+	case <-p.Done():
+	case <-time.After(20 * time.Second):
+		t.Error("a program does not end")
+	}
+	p.Release()
+}
