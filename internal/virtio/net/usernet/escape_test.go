@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
@@ -185,7 +184,7 @@ func TestEverythingPublic(t *testing.T) {
 	}
 }
 
-// The addresses of this host are found, and reached by a rule for nothing else only.
+// The addresses of this host are reached by a rule for nothing else only.
 func TestOwnAddresses(t *testing.T) {
 	var own netip.Addr
 	list, err := net.InterfaceAddrs()
@@ -199,16 +198,6 @@ func TestOwnAddresses(t *testing.T) {
 	}
 	if !own.IsValid() {
 		t.Skip("this host has no IPv4 address")
-	}
-	if !isLocal(own) || isLocal(addr("203.0.113.77")) {
-		t.Errorf("%v is not the host's, or another address is", own)
-	}
-	// All of 127.0.0.0/8 is the host's, of which only one address is an interface's.
-	if !isLocal(addr("127.9.9.9")) {
-		t.Error("127.9.9.9 is not the host's")
-	}
-	if kind, err := routeType(addr("127.9.9.9")); err != nil || kind != unix.RTN_LOCAL {
-		t.Errorf("route to 127.9.9.9: type %d, %v", kind, err)
 	}
 	guard := func(network netip.Prefix) *Guard {
 		g, err := NewGuard([]Rule{{Prefix: network}}, nil, nil)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/aethervm/aether/internal/egress"
 )
 
 // Protocols of flows.
@@ -25,24 +27,6 @@ type Rule struct {
 	FirstPort, LastPort uint16
 	// Protocol is TCP, UDP, or empty for both.
 	Protocol string
-}
-
-// special are networks that only rules of their own reach.
-func special() []netip.Prefix {
-	return []netip.Prefix{
-		netip.MustParsePrefix("0.0.0.0/8"),
-		netip.MustParsePrefix("10.0.0.0/8"),
-		netip.MustParsePrefix("100.64.0.0/10"),
-		netip.MustParsePrefix("127.0.0.0/8"),
-		netip.MustParsePrefix("168.63.129.16/32"), // Azure's host: a public address with an instance's configuration
-		netip.MustParsePrefix("169.254.0.0/16"),
-		netip.MustParsePrefix("172.16.0.0/12"),
-		netip.MustParsePrefix("192.0.0.0/24"),
-		netip.MustParsePrefix("192.168.0.0/16"),
-		netip.MustParsePrefix("198.18.0.0/15"),
-		netip.MustParsePrefix("224.0.0.0/4"),
-		netip.MustParsePrefix("240.0.0.0/4"),
-	}
 }
 
 // ErrRule is wrapped by errors about rules that mean nothing.
@@ -69,7 +53,7 @@ const (
 )
 
 func newPolicy(rules []Rule) (*policy, error) {
-	p := &policy{special: special(), now: time.Now, names: map[netip.Addr]map[string]time.Time{}}
+	p := &policy{special: egress.Special(), now: time.Now, names: map[netip.Addr]map[string]time.Time{}}
 	for _, r := range rules {
 		r.Name = canonical(r.Name)
 		switch {
