@@ -79,6 +79,10 @@ func fork(s *Snapshot, cfg ForkConfig) (_ *VM, err error) {
 	if err != nil {
 		return nil, err
 	}
+	vm.prefetch = s.prefetch
+	if len(s.prefetch) > 0 {
+		go vm.memory.Prefetch(s.prefetch) // beside all that follows; the end of the memory ends it
+	}
 	if vm.parts, err = vm.devices(&full); err != nil {
 		return nil, err
 	}

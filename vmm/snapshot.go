@@ -24,9 +24,12 @@ const (
 	MaxStateSize = 1 << 20
 
 	maxExtents = 2048 // an image has about half of that at most
+	// maxPrefetch bounds the runs of RAM that are mapped ahead.
+	maxPrefetch = 2048
 
-	stateMagic   = 0x4d56_4541 // "AEVM"
-	stateVersion = 1
+	stateMagic = 0x4d56_4541 // "AEVM"
+	// StateVersion is that of the encoded state.
+	StateVersion = 2
 )
 
 // ErrSnapshot is wrapped by errors about bytes and files that are no snapshot, or one that does not fit.
@@ -36,8 +39,9 @@ var ErrSnapshot = errors.New("vmm: invalid snapshot")
 // nobody can write. It is immutable. VMs that [Fork] makes of it hold the layers by themselves; a layer is
 // freed when neither a snapshot nor a VM uses it. Its methods may be called concurrently.
 type Snapshot struct {
-	state   snapshotState
-	machine *machine.State
+	state    snapshotState
+	machine  *machine.State
+	prefetch []guestmem.Touched // what a copy uses first
 
 	mu    sync.RWMutex
 	image *guestmem.Image // nil once closed
@@ -79,7 +83,7 @@ func (vm *VM) branch() (_ *Snapshot, err error) {
 	}
 	vm.machine.Pause()
 	defer vm.machine.Resume()
-	s := &Snapshot{}
+	s := &Snapshot{prefetch: vm.prefetch}
 	if s.machine, err = vm.machine.State(vm.msrs); err != nil {
 		return nil, err
 	}
@@ -181,12 +185,6 @@ func (s *Snapshot) Layers() ([]*os.File, error) {
 	return files, nil
 }
 
-// extentRecord is the encoding of a guestmem.Extent.
-type extentRecord struct {
-	RAM, Size, Offset uint64
-	Layer             uint32
-}
-
 // Encode returns all of the snapshot but the content of its layers, for [OpenSnapshot], which takes it only in
 // the same version of this package.
 func (s *Snapshot) Encode() ([]byte, error) {
@@ -195,17 +193,15 @@ func (s *Snapshot) Encode() ([]byte, error) {
 		return nil, err
 	}
 	defer s.release()
-	b := codec.Append(nil, [2]uint32{stateMagic, stateVersion})
-	b = codec.Append(b, image.Size())
 	index := map[*guestmem.Layer]uint32{}
 	for i, l := range image.Layers() {
 		index[l] = uint32(i)
 	}
-	extents := image.Extents()
-	b = codec.AppendCount(b, len(extents))
-	for _, e := range extents {
-		b = codec.Append(b, extentRecord{RAM: e.RAM, Size: e.Size, Offset: e.Offset, Layer: index[e.Layer]})
+	l := layout{size: image.Size(), prefetch: s.prefetch}
+	for _, e := range image.Extents() {
+		l.extents = append(l.extents, extentRecord{RAM: e.RAM, Size: e.Size, Offset: e.Offset, Layer: index[e.Layer]})
 	}
+	b := l.append(nil)
 	b = codec.AppendCount(b, len(s.state.disks))
 	for _, d := range s.state.disks {
 		b = codec.Append(b, d)
@@ -276,25 +272,18 @@ func decodeSnapshot(b []byte, layers []*guestmem.Layer) (_ *Snapshot, size uint6
 		return nil, 0, nil, fmt.Errorf("a state of %d bytes; up to %d are possible", len(b), MaxStateSize)
 	}
 	d := codec.NewDecoder(b)
-	var head [2]uint32
-	d.Value(&head)
-	switch {
-	case d.Err() != nil || head[0] != stateMagic:
-		return nil, 0, nil, errors.New("it is no state of a VM")
-	case head[1] != stateVersion:
-		return nil, 0, nil, fmt.Errorf("it is of version %d, this program reads version %d", head[1], stateVersion)
+	l, err := decodeLayout(d)
+	if err != nil {
+		return nil, 0, nil, err
 	}
-	d.Value(&size)
-	for range d.Count(maxExtents) {
-		var r extentRecord
-		d.Value(&r)
+	for _, r := range l.extents {
 		if uint64(r.Layer) >= uint64(len(layers)) {
 			d.Fail("an extent in layer %d of %d", r.Layer, len(layers))
 			break
 		}
 		extents = append(extents, guestmem.Extent{RAM: r.RAM, Size: r.Size, Offset: r.Offset, Layer: layers[r.Layer]})
 	}
-	s := &Snapshot{}
+	s := &Snapshot{prefetch: l.prefetch}
 	for range d.Count(MaxDisks) {
 		var disk blk.State
 		d.Value(&disk)
@@ -310,5 +299,5 @@ func decodeSnapshot(b []byte, layers []*guestmem.Layer) (_ *Snapshot, size uint6
 	if s.state.vcpus = len(s.machine.VCPUs); s.state.vcpus < 1 || s.state.vcpus > boot.MaxVCPUs {
 		d.Fail("%d vCPUs", s.state.vcpus)
 	}
-	return s, size, extents, d.End()
+	return s, l.size, extents, d.End()
 }

@@ -29,7 +29,8 @@ type VM struct {
 	parts     []virtio.Device // all devices, in their order
 	msrs      []uint32        // that are part of a processor's state
 	pages     *guestmem.Pagemap
-	branching sync.Mutex // held while the state of everything is taken
+	branching sync.Mutex         // held while the state of everything is taken
+	prefetch  []guestmem.Touched // of the snapshot that it is a copy of
 
 	life  context.Context // until the guest has ended
 	watch sync.WaitGroup

@@ -123,7 +123,7 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 		c.layered += int64(c.cfg.MemoryMiB) << 20
 		return nil, err
 	}
-	files, err := receiveBranch(ours, uint64(c.cfg.MemoryMiB)<<20)
+	files, err := receiveBranch(ours, uint64(c.cfg.MemoryMiB)<<20, c.given)
 	if err != nil {
 		return nil, fmt.Errorf("the cell breaks the protocol: %w", err)
 	}
@@ -141,36 +141,39 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 // c.branching.
 func (c *Cell) countLayers(layers []*os.File) error {
 	for _, f := range layers {
-		inode, size, err := layerSize(f)
+		id, size, err := layerSize(f)
 		if err != nil {
 			return err
 		}
-		if !c.known[inode] {
-			c.known[inode] = true
+		if !c.known[id] {
+			c.known[id] = true
 			c.layered += size
 		}
 	}
 	return nil
 }
 
-// layerSize is what tells a file in memory from others, and how much memory it takes.
-func layerSize(f *os.File) (inode uint64, size int64, err error) {
+// fileID tells a file from others.
+type fileID struct{ device, inode uint64 }
+
+// layerSize is what tells a layer from others, and how much memory, or space on disk, it takes.
+func layerSize(f *os.File) (id fileID, size int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return 0, 0, err
+		return id, 0, err
 	}
 	stat, err := statOf(info)
 	if err != nil {
-		return 0, 0, err
+		return id, 0, err
 	}
-	return stat.Ino, stat.Blocks * 512, nil
+	return fileID{stat.Dev, stat.Ino}, stat.Blocks * 512, nil
 }
 
 // receiveBranch takes what a cell sends in reply to a request for a branch: one packet with the state and the
-// layers of memory of so many bytes, all of them files in memory that cannot be changed any more. Whatever it
-// sends instead, nothing of it stays open. This socket is the only one from which an owner takes
-// descriptors, and it does so once.
-func receiveBranch(conn *net.UnixConn, memory uint64) (_ []*os.File, err error) {
+// layers of memory of so many bytes, all of them files in memory that cannot be changed any more, or files that were
+// given to the cell as layers. Whatever it sends instead, nothing of it stays open. This socket is the only one from
+// which an owner takes descriptors, and it does so once.
+func receiveBranch(conn *net.UnixConn, memory uint64, given map[fileID]bool) (_ []*os.File, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(transferPatience))
 	rights := make([]byte, unix.CmsgSpace(4*(vmm.MaxLayers+1)))
 	_, n, flags, _, err := conn.ReadMsgUnix(make([]byte, 1), rights)
@@ -194,6 +197,8 @@ func receiveBranch(conn *net.UnixConn, memory uint64) (_ []*os.File, err error) 
 		limit, unit := max(memory, maxKernel), uint64(guestmem.PageSize)
 		if i == 0 {
 			limit, unit = vmm.MaxStateSize, 1
+		} else if id, _, err := layerSize(f); err == nil && given[id] {
+			continue
 		}
 		if err := sealed(f, limit, unit); err != nil {
 			return nil, fmt.Errorf("file %d of its branch: %w", i, err)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/memfile"
 	"github.com/aethervm/aether/vmm"
 )
@@ -35,6 +36,20 @@ func (s *server) branch(to *stream) error {
 	err = sendBranch(to, snapshot)
 	s.idle.busy()
 	return errors.Join(err, snapshot.Close())
+}
+
+// touched lists the memory that the guest has used, in the words of the protocol.
+func (s *server) touched() ([]uint64, error) {
+	runs, err := s.vm.Touched()
+	pages := make([]uint64, 0, 2*len(runs))
+	for _, r := range runs {
+		n := r.Size / guestmem.PageSize * 2
+		if r.Write {
+			n++
+		}
+		pages = append(pages, r.RAM/guestmem.PageSize, n)
+	}
+	return pages, err
 }
 
 func sendBranch(to *stream, snapshot *vmm.Snapshot) error {

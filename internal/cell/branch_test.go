@@ -226,7 +226,7 @@ func TestHostileBranch(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := count(t, "/proc/self/fd")
-			files, err := receiveBranch(ours, memory)
+			files, err := receiveBranch(ours, memory, nil)
 			if c.want == "" {
 				if err != nil || len(files) != len(c.files) {
 					t.Errorf("%d files, %v", len(files), err)
@@ -255,7 +255,7 @@ func TestSilentBranch(t *testing.T) {
 	if err := theirs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := receiveBranch(ours, 1<<20); err == nil || time.Since(start) > transferPatience {
+	if _, err := receiveBranch(ours, 1<<20, nil); err == nil || time.Since(start) > transferPatience {
 		t.Errorf("after %v: %v", time.Since(start), err)
 	}
 }

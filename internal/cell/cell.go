@@ -36,7 +36,8 @@ type Cell struct {
 	flows    *flows // nil without a network
 
 	branching sync.Mutex      // held while a branch is taken
-	known     map[uint64]bool // inodes of layers that were counted, or are not this cell's
+	known     map[fileID]bool // layers that were counted, or are not this cell's
+	given     map[fileID]bool // layers of the branch that it was started from
 	layered   int64           // bytes of the layers that are charged to this cell
 	layers    int             // of the branch that it was started from
 
@@ -75,8 +76,8 @@ func start(ctx context.Context, cfg Config, try trial) (*Cell, error) {
 		return nil, err
 	}
 	c := &Cell{
-		known: map[uint64]bool{},
-		cfg:   cfg, trial: try, console: tail.New(consoleTail), messages: tail.New(messagesTail),
+		known: map[fileID]bool{}, given: map[fileID]bool{},
+		cfg: cfg, trial: try, console: tail.New(consoleTail), messages: tail.New(messagesTail),
 		done: make(chan struct{}), closed: make(chan struct{}),
 	}
 	if err := c.start(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/aethervm/aether/internal/snapshot"
 	"github.com/aethervm/aether/vmm"
 )
 
@@ -27,6 +28,7 @@ import (
 //	cancel, with the ID of a dial    ->
 //	pause, resume                    ->
 //	branch, with a packet socket     ->  over which the cell sends the branch, before its reply
+//	touched                          ->  its reply has the memory that the guest has used
 //	                                 <-  reply, with the ID of the request
 //	                                 <-  flow: open one for the guest; resolve: look up a name
 //	answer, with a socket or an error ->
@@ -36,7 +38,7 @@ import (
 // Both ends are of the same build, so that the version only guards against two builds that meet.
 
 // protocolVersion is part of boot.
-const protocolVersion = 2
+const protocolVersion = 3
 
 // maxMessage is the size of the largest message in bytes. It is far below what a socket buffers.
 const maxMessage = 64 << 10
@@ -51,6 +53,7 @@ const (
 	kindPause    kind = "pause"
 	kindResume   kind = "resume"
 	kindBranch   kind = "branch"
+	kindTouched  kind = "touched"
 	kindReply    kind = "reply"
 	kindFlow     kind = "flow"
 	kindResolve  kind = "resolve"
@@ -63,15 +66,17 @@ const (
 type message struct {
 	Kind kind `json:"kind"`
 	// ID pairs requests with replies. Each side counts its own.
-	ID      uint64       `json:"id,omitempty"`
-	Boot    *bootMessage `json:"boot,omitempty"`
-	Layers  Confinement  `json:"layers,omitempty"`
-	Port    uint32       `json:"port,omitempty"`
-	Flow    *flowMessage `json:"flow,omitempty"`
-	Name    string       `json:"name,omitempty"`
-	Addrs   []netip.Addr `json:"addrs,omitempty"`
-	End     *endMessage  `json:"end,omitempty"`
-	Failure *failure     `json:"failure,omitempty"`
+	ID     uint64       `json:"id,omitempty"`
+	Boot   *bootMessage `json:"boot,omitempty"`
+	Layers Confinement  `json:"layers,omitempty"`
+	Port   uint32       `json:"port,omitempty"`
+	Flow   *flowMessage `json:"flow,omitempty"`
+	Name   string       `json:"name,omitempty"`
+	Addrs  []netip.Addr `json:"addrs,omitempty"`
+	// Pages are runs of pages of RAM: the first one, and twice their number, and one more if they were written.
+	Pages   []uint64    `json:"pages,omitempty"`
+	End     *endMessage `json:"end,omitempty"`
+	Failure *failure    `json:"failure,omitempty"`
 }
 
 // bootMessage is what the cell is to build. The files are at fixed places, from firstFile on: KVM; the
@@ -238,7 +243,7 @@ func (m *message) check() error {
 		}
 		f.Text = printable(f.Text)
 	}
-	if len(m.Layers) > maxLayers || len(m.Addrs) > maxAddrs || len(m.Name) > maxName {
+	if len(m.Layers) > maxLayers || len(m.Addrs) > maxAddrs || len(m.Name) > maxName || len(m.Pages) > 2*snapshot.MaxRuns {
 		return errors.New("it is too long")
 	}
 	missing := false
@@ -276,7 +281,7 @@ func (m *message) check() error {
 			}
 			m.End.Reason, m.End.Detail = printable(m.End.Reason), printable(m.End.Detail)
 		}
-	case kindDial, kindCancel, kindPause, kindResume, kindBranch, kindReply, kindResolve, kindAnswer:
+	case kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindReply, kindResolve, kindAnswer:
 	default:
 		return errors.New("its kind is unknown")
 	}

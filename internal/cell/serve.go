@@ -35,7 +35,7 @@ type server struct {
 	next    uint64
 }
 
-// order is a request to pause, resume or branch.
+// order is a request to pause, resume or branch, or for the memory that was touched.
 type order struct {
 	id   uint64
 	kind kind
@@ -180,7 +180,7 @@ func (s *server) accept(m message, file *stream) error {
 		if cancel := s.dials[m.ID]; cancel != nil {
 			cancel()
 		}
-	case kindPause, kindResume:
+	case kindPause, kindResume, kindTouched:
 		s.orders <- order{id: m.ID, kind: m.Kind}
 	case kindBranch:
 		if file == nil {
@@ -205,10 +205,11 @@ func (s *server) accept(m message, file *stream) error {
 	return nil
 }
 
-// obey pauses, resumes and branches.
+// obey pauses, resumes and branches, and tells what was touched.
 func (s *server) obey() {
 	for o := range s.orders {
 		var err error
+		var pages []uint64
 		switch o.kind {
 		case kindPause:
 			s.vm.Pause()
@@ -216,8 +217,10 @@ func (s *server) obey() {
 			s.vm.Resume()
 		case kindBranch:
 			err = errors.Join(s.branch(o.file), o.file.Close())
+		case kindTouched:
+			pages, err = s.touched()
 		}
-		_ = s.send(message{Kind: kindReply, ID: o.id, Failure: fail(err)}) // without an owner the cell ends anyway
+		_ = s.send(message{Kind: kindReply, ID: o.id, Pages: pages, Failure: fail(err)}) // without an owner the cell ends anyway
 	}
 }
 

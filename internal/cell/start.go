@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/identity"
 	"github.com/aethervm/aether/internal/kvm"
 )
@@ -78,13 +77,6 @@ func (c *Cell) start(ctx context.Context) (err error) {
 func (c *Cell) source() (files []*os.File, release func(), err error) {
 	if c.cfg.From == nil {
 		files = []*os.File{c.cfg.Kernel}
-		if guestmem.IsSealed(c.cfg.Kernel) { // then it is a layer of all who boot from it
-			inode, _, err := layerSize(c.cfg.Kernel)
-			if err != nil {
-				return nil, nil, err
-			}
-			c.known[inode] = true
-		}
 		if c.cfg.Initramfs != nil {
 			files = append(files, c.cfg.Initramfs)
 		}
@@ -95,12 +87,12 @@ func (c *Cell) source() (files []*os.File, release func(), err error) {
 	}
 	c.layers = len(files) - 1
 	for _, f := range files[1:] {
-		inode, _, err := layerSize(f)
+		id, _, err := layerSize(f)
 		if err != nil {
 			c.cfg.From.release()
 			return nil, nil, err
 		}
-		c.known[inode] = true // somebody else is charged for it
+		c.known[id], c.given[id] = true, true // somebody else is charged for it
 	}
 	return files, c.cfg.From.release, nil
 }

@@ -105,6 +105,13 @@ func (d *Decoder) Bool() bool {
 	return v == 1
 }
 
+// Rest takes what is left: a part of what is decoded.
+func (d *Decoder) Rest() []byte {
+	p := d.rest
+	d.rest = nil
+	return p
+}
+
 // End returns the first error; bytes that are left are one.
 func (d *Decoder) End() error {
 	if d.err == nil && len(d.rest) > 0 {

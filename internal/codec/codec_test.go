@@ -59,3 +59,13 @@ func TestMalformed(t *testing.T) {
 		t.Error("2 is true")
 	}
 }
+
+func TestRest(t *testing.T) {
+	d := NewDecoder([]byte{1, 'a', 'b'})
+	if got, rest := d.Bool(), d.Rest(); !got || string(rest) != "ab" || d.End() != nil {
+		t.Errorf("%v, %q, %v", got, rest, d.Err())
+	}
+	if d.Bool(); d.Err() == nil || d.Rest() != nil {
+		t.Error("something follows the rest")
+	}
+}

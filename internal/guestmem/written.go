@@ -43,19 +43,24 @@ type span struct{ start, end uint64 }
 // joined. It costs the walk through the page tables that are there, not the size of the mapping, where
 // the kernel can list them (PAGEMAP_SCAN, Linux 6.7); else eight bytes a page.
 func (p *Pagemap) written(mp mapping) ([]span, error) {
+	return scanned(p, func() ([]span, error) { return p.scan(mp) }, func() ([]span, error) { return p.read(mp) })
+}
+
+// scanned returns what scan does or, on a kernel that cannot list pages, what read does.
+func scanned[T any](p *Pagemap, scan, read func() ([]T, error)) ([]T, error) {
 	p.mu.Lock()
 	noScan := p.noScan
 	p.mu.Unlock()
 	if !noScan {
-		spans, err := p.scan(mp)
+		list, err := scan()
 		if !errors.Is(err, unix.ENOTTY) && !errors.Is(err, unix.EINVAL) {
-			return spans, err
+			return list, err
 		}
 		p.mu.Lock()
 		p.noScan = true
 		p.mu.Unlock()
 	}
-	return p.read(mp)
+	return read()
 }
 
 // Bits of an entry. https://docs.kernel.org/admin-guide/mm/pagemap.html
@@ -67,26 +72,42 @@ const (
 
 // read looks at the entry of every page. Pages of zeros that were only read look like written ones,
 // which does no harm.
-func (p *Pagemap) read(mp mapping) ([]span, error) {
+func (p *Pagemap) read(mp mapping) (spans []span, err error) {
+	err = p.entries(mp, func(s span, e uint64) {
+		if e&(entryPresent|entrySwapped) != 0 && e&entryFile == 0 {
+			spans = appendSpan(spans, s)
+		}
+	})
+	return spans, err
+}
+
+// readPresent is read for the pages that are mapped at all.
+func (p *Pagemap) readPresent(mp mapping) (touched []Touched, err error) {
+	err = p.entries(mp, func(s span, e uint64) {
+		if e&entryPresent != 0 {
+			touched = appendTouched(touched, Touched{s.start, s.end - s.start, e&entryFile == 0})
+		}
+	})
+	return touched, err
+}
+
+// entries reads the entry of every page.
+func (p *Pagemap) entries(mp mapping, each func(page span, entry uint64)) error {
 	const chunk = 512 << 10
 	buf := make([]byte, min(chunk, len(mp.mem)/PageSize*8))
-	var spans []span
 	at := int64(mp.address() / PageSize * 8)
 	for done := 0; done < len(mp.mem)/PageSize; {
 		n := min(len(buf), (len(mp.mem)/PageSize-done)*8)
 		if got, err := p.file.ReadAt(buf[:n], at+int64(done)*8); err != nil && !errors.Is(err, io.EOF) || got < n {
-			return nil, fmt.Errorf("read page map: %d of %d bytes: %w", got, n, errors.Join(err, io.ErrUnexpectedEOF))
+			return fmt.Errorf("read page map: %d of %d bytes: %w", got, n, errors.Join(err, io.ErrUnexpectedEOF))
 		}
 		for i := 0; i < n; i += 8 {
-			e := binary.LittleEndian.Uint64(buf[i:])
-			if e&(entryPresent|entrySwapped) != 0 && e&entryFile == 0 {
-				page := uint64(done + i/8)
-				spans = appendSpan(spans, span{page * PageSize, (page + 1) * PageSize})
-			}
+			page := uint64(done + i/8)
+			each(span{page * PageSize, (page + 1) * PageSize}, binary.LittleEndian.Uint64(buf[i:]))
 		}
 		done += n / 8
 	}
-	return spans, nil
+	return nil
 }
 
 func appendSpan(spans []span, s span) []span {

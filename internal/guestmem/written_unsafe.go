@@ -54,36 +54,50 @@ func (mp mapping) address() uintptr {
 
 // scan has the kernel list the pages. ENOTTY says that it cannot.
 func (p *Pagemap) scan(mp mapping) ([]span, error) {
-	base := uint64(mp.address())
-	end := base + uint64(len(mp.mem))
-	regions := make([]pageRegion, 512)
-	arg := &pmScanArg{
-		start: base, end: end, vecLen: uint64(len(regions)),
+	var spans []span
+	err := p.walk(mp, pmScanArg{
 		categoryInverted: pageIsFile | pageIsZero,
 		categoryMask:     pageIsFile | pageIsZero,
 		categoryAnyof:    pageIsPresent | pageIsSwapped,
 		returnMask:       pageIsPresent,
-	}
+	}, func(s span, _ uint64) { spans = appendSpan(spans, s) })
+	return spans, err
+}
+
+// scanPresent is scan for the pages that are mapped at all.
+func (p *Pagemap) scanPresent(mp mapping) (touched []Touched, err error) {
+	err = p.walk(mp, pmScanArg{categoryMask: pageIsPresent, returnMask: pageIsFile | pageIsZero}, func(s span, categories uint64) {
+		touched = appendTouched(touched, Touched{s.start, s.end - s.start, categories&(pageIsFile|pageIsZero) == 0})
+	})
+	return touched, err
+}
+
+// walk has the kernel list the pages of the mapping that arg asks for, with the categories that it wants to know.
+func (p *Pagemap) walk(mp mapping, query pmScanArg, each func(s span, categories uint64)) error {
+	base := uint64(mp.address())
+	end := base + uint64(len(mp.mem))
+	regions := make([]pageRegion, 512)
+	arg := &query
+	arg.start, arg.end, arg.vecLen = base, end, uint64(len(regions))
 	arg.size = uint64(unsafe.Sizeof(*arg)) // a size is no use of memory
 	var pin runtime.Pinner                 // vec is an address in a struct, which the collector does not see
 	defer pin.Unpin()
 	pin.Pin(&regions[0])
 	arg.vec = uint64(uintptr(unsafe.Pointer(&regions[0])))
-	var spans []span
 	for arg.start < end {
 		n, err := p.pagemapScan(arg)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, r := range regions[:min(n, len(regions))] {
-			spans = appendSpan(spans, span{r.start - base, r.end - base})
+			each(span{r.start - base, r.end - base}, r.categories)
 		}
 		if arg.walkEnd <= arg.start {
-			return nil, fmt.Errorf("scan page map: no progress at %#x", arg.start)
+			return fmt.Errorf("scan page map: no progress at %#x", arg.start)
 		}
 		arg.start = arg.walkEnd
 	}
-	return spans, nil
+	return nil
 }
 
 func (p *Pagemap) pagemapScan(arg *pmScanArg) (n int, err error) {

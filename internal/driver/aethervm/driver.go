@@ -104,13 +104,8 @@ func (d *Driver) launch(ctx context.Context, op string, owned *lease.Lease, spec
 
 // host makes sure that this host can run guests, and returns what they boot from.
 func (d *Driver) host(ctx context.Context, op string) (*agentsandbox.Guest, error) {
-	reality, err := kvm.Probe(ctx)
-	if err != nil {
+	if err := needKVM(ctx, op); err != nil {
 		return nil, err
-	}
-	if !reality.Real() {
-		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnavailable,
-			Detail: fmt.Sprintf("%s is %s: %s", kvm.Device, reality.State, reality.Reason), Remedy: reality.Remedy}
 	}
 	return d.guest.Get(ctx, func(ctx context.Context) (*agentsandbox.Guest, error) {
 		guest, err := agentsandbox.OpenGuest(ctx, System, guestModules, lateModules...)
@@ -122,6 +117,19 @@ func (d *Driver) host(ctx context.Context, op string) (*agentsandbox.Guest, erro
 		}
 		return guest, nil
 	})
+}
+
+// needKVM makes sure that this host can run guests.
+func needKVM(ctx context.Context, op string) error {
+	reality, err := kvm.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	if !reality.Real() {
+		return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnavailable,
+			Detail: fmt.Sprintf("%s is %s: %s", kvm.Device, reality.State, reality.Reason), Remedy: reality.Remedy}
+	}
+	return nil
 }
 
 // guestModules are the kernel modules that a guest needs, whichever of them its kernel has as modules.

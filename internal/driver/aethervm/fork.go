@@ -42,7 +42,7 @@ func (s *Sandbox) Fork(ctx context.Context, n int) ([]sandbox.Sandbox, error) {
 		if err != nil {
 			return err
 		}
-		copies, err = s.copies(ctx, op, b, n)
+		copies, err = s.original(b).copies(ctx, op, n)
 		return errors.Join(err, b.Close())
 	})
 	if err != nil {
@@ -79,8 +79,21 @@ func (s *Sandbox) branch(ctx context.Context, op string) (_ *cell.Branch, err er
 	return b, nil
 }
 
-// copies makes n sandboxes of a branch, or none.
-func (s *Sandbox) copies(ctx context.Context, op string, b *cell.Branch, n int) ([]sandbox.Sandbox, error) {
+// original is what copies are made of. It owns nothing.
+type original struct {
+	driver *Driver
+	spec   sandbox.Spec
+	branch *cell.Branch
+	disk   *os.File
+}
+
+// original is the sandbox at the moment of a branch of it.
+func (s *Sandbox) original(b *cell.Branch) original {
+	return original{driver: s.driver, spec: s.spec, branch: b, disk: s.machine.disk}
+}
+
+// copies makes n sandboxes, or none.
+func (o original) copies(ctx context.Context, op string, n int) ([]sandbox.Sandbox, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var (
@@ -97,9 +110,7 @@ func (s *Sandbox) copies(ctx context.Context, op string, b *cell.Branch, n int) 
 			if ctx.Err() != nil {
 				return
 			}
-			c, err := s.driver.keeper.Start(ctx, op, func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
-				return s.copy(ctx, op, owned, b)
-			})
+			c, err := o.copy(ctx, op)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -121,32 +132,35 @@ func (s *Sandbox) copies(ctx context.Context, op string, b *cell.Branch, n int) 
 	return made, nil
 }
 
-// copy makes a sandbox of a branch.
-func (s *Sandbox) copy(ctx context.Context, op string, owned *lease.Lease, b *cell.Branch) (sandbox.Sandbox, error) {
-	c, err := s.startCopy(ctx, op, owned, b)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.wake(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
+// copy makes a sandbox.
+func (o original) copy(ctx context.Context, op string) (sandbox.Sandbox, error) {
+	return o.driver.keeper.Start(ctx, op, func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
+		c, err := o.start(ctx, op, owned)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.wake(ctx); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
+	})
 }
 
-// startCopy starts a machine of a branch. Its programs stand still until it is woken.
-func (s *Sandbox) startCopy(ctx context.Context, op string, owned *lease.Lease, b *cell.Branch) (*Sandbox, error) {
-	net, err := newNetwork(op, s.spec, s.driver.outside)
+// start starts a machine. Its programs stand still until it is woken.
+func (o original) start(ctx context.Context, op string, owned *lease.Lease) (*Sandbox, error) {
+	d := o.driver
+	net, err := newNetwork(op, o.spec, d.outside)
 	if err != nil {
 		return nil, err
 	}
 	id := lease.NewID()
-	m, err := startCell(ctx, owned, id, cell.Config{From: b, Disks: []*os.File{s.machine.disk}, Network: net.config()})
+	m, err := startCell(ctx, owned, id, cell.Config{From: o.branch, Disks: []*os.File{o.disk}, Network: net.config()})
 	if err != nil {
 		return nil, err
 	}
-	m.ram = s.machine.ram
-	return &Sandbox{driver: s.driver, spec: s.spec, machine: m, network: net, Sandbox: agentsandbox.New(agentsandbox.Config{
-		System: System, ID: id, Spec: s.spec, Machine: m, Forget: func() { s.driver.keeper.Forget(id) },
+	m.ram = int64(o.branch.MemoryMiB()) << 20
+	return &Sandbox{driver: d, spec: o.spec, machine: m, network: net, Sandbox: agentsandbox.New(agentsandbox.Config{
+		System: System, ID: id, Spec: o.spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
 	})}, nil
 }
 

@@ -180,7 +180,7 @@ func BenchmarkFork(b *testing.B) {
 		lap(0)
 		var copied sandbox.Sandbox
 		_, err = d.keeper.Start(ctx, "fork", func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
-			c, err := original.startCopy(ctx, "fork", owned, branch)
+			c, err := original.original(branch).start(ctx, "fork", owned)
 			if err != nil {
 				return nil, err
 			}

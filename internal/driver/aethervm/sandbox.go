@@ -11,7 +11,7 @@ import (
 )
 
 // Sandbox is a virtual machine. Beside sandbox.Sandbox it implements Pauser, Forker,
-// Inspector, StatsReader and EgressLogger.
+// Snapshotter, Inspector, StatsReader and EgressLogger.
 type Sandbox struct {
 	*agentsandbox.Sandbox
 
@@ -29,6 +29,9 @@ var (
 	_ sandbox.Driver       = (*Driver)(nil)
 	_ sandbox.Pauser       = (*Sandbox)(nil)
 	_ sandbox.Forker       = (*Sandbox)(nil)
+	_ sandbox.Snapshotter  = (*Sandbox)(nil)
+	_ sandbox.Restorer     = (*Driver)(nil)
+	_ sandbox.Templater    = (*Driver)(nil)
 	_ sandbox.Inspector    = (*Sandbox)(nil)
 	_ sandbox.StatsReader  = (*Sandbox)(nil)
 	_ sandbox.EgressLogger = (*Sandbox)(nil)

@@ -1,0 +1,83 @@
+package aethervm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/aethervm/aether/sandbox"
+)
+
+// Snapshot is sandbox.Snapshotter's. The programs stand still for as long as they do for a fork; what was taken is written
+// to dir while they go on.
+func (s *Sandbox) Snapshot(ctx context.Context, dir string) (snap sandbox.Snapshot, err error) {
+	const op = "snapshot"
+	err = s.Operate(ctx, op, func(ctx context.Context) error {
+		b, err := s.branch(ctx, op)
+		if err != nil {
+			return err
+		}
+		k, err := s.original(b).keep(ctx, dir, false)
+		if err = errors.Join(err, b.Close()); err != nil {
+			return errors.Join(err, removeKept(dir))
+		}
+		snap = sandbox.Snapshot{System: System, Kind: sandbox.SnapshotFull, Ref: dir, Bytes: k.bytes, Spec: s.spec}
+		return nil
+	})
+	return snap, err
+}
+
+// Restore is sandbox.Restorer's. What was taken elsewhere, or has been copied or changed since, is read as a whole once; else
+// its memory is mapped and not read.
+func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sandbox, error) {
+	const op = "restore"
+	if snap.System != System || snap.Kind != sandbox.SnapshotFull {
+		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid,
+			Detail: fmt.Sprintf("the snapshot is of system %q and kind %q", snap.System, snap.Kind)}
+	}
+	spec, err := snap.Spec.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := needKVM(ctx, op); err != nil {
+		return nil, err
+	}
+	o, err := d.open(ctx, snap.Ref, spec)
+	if err != nil {
+		return nil, keptError(ctx, op, err)
+	}
+	s, err := o.copy(ctx, op)
+	if err = errors.Join(err, o.close()); err != nil {
+		if s != nil {
+			err = errors.Join(err, s.Close())
+		}
+		return nil, keptError(ctx, op, err)
+	}
+	return s, nil
+}
+
+// RemoveSnapshot is sandbox.Restorer's.
+func (d *Driver) RemoveSnapshot(ctx context.Context, snap sandbox.Snapshot) error {
+	const op = "remove snapshot"
+	if snap.System != System {
+		return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid, Detail: fmt.Sprintf("the snapshot is of system %q", snap.System)}
+	}
+	if err := removeKept(snap.Ref); err != nil {
+		return keptError(ctx, op, err)
+	}
+	return nil
+}
+
+// removeKept removes the files of a machine from a directory. One that is gone is no error.
+func removeKept(dir string) error {
+	var errs []error
+	for _, name := range []string{machineName, stampName} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,166 @@
+package aethervm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/aethervm/aether/internal/tail"
+	"github.com/aethervm/aether/sandbox"
+)
+
+// CreateTemplate is sandbox.Templater's.
+func (d *Driver) CreateTemplate(ctx context.Context, spec sandbox.TemplateSpec) (sandbox.Template, error) {
+	const op = "create template"
+	if err := checkTemplateName(op, spec.Name); err != nil {
+		return sandbox.Template{}, err
+	}
+	t, err := d.createTemplate(ctx, op, spec)
+	if err != nil {
+		return sandbox.Template{}, keptError(ctx, op, err)
+	}
+	return t, nil
+}
+
+func (d *Driver) createTemplate(ctx context.Context, op string, spec sandbox.TemplateSpec) (t sandbox.Template, err error) {
+	store, err := openTemplates()
+	if err != nil {
+		return t, err
+	}
+	made, err := d.Create(ctx, spec.Spec)
+	if err != nil {
+		return t, err
+	}
+	defer func() { err = errors.Join(err, made.Close()) }()
+	s, ok := made.(*Sandbox)
+	if !ok {
+		return t, errors.New("it is no sandbox of this driver") // the keeper returns what it was given
+	}
+	t = sandbox.Template{System: System, Name: spec.Name, Created: time.Now().UTC(), Spec: s.spec}
+	for _, cmd := range spec.WarmUp {
+		t.WarmUp = append(t.WarmUp, cmd.Args)
+		if err := warmUp(ctx, s, cmd); err != nil {
+			return t, err
+		}
+	}
+	place, err := store.begin()
+	if err != nil {
+		return t, err
+	}
+	defer func() { err = errors.Join(err, place.abandon()) }()
+	b, err := s.branch(ctx, op)
+	if err != nil {
+		return t, err
+	}
+	// It has done its part, and would take processor time from the copy that is made for trial.
+	var k kept
+	if err = s.Pause(ctx); err == nil {
+		k, err = s.original(b).keep(ctx, place.dir, true)
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		return t, err
+	}
+	t.Digest, t.Bytes = k.digest, k.bytes
+	return t, place.publish(t)
+}
+
+// warmUp runs a program that makes a sandbox what a template is to be.
+func warmUp(ctx context.Context, s *Sandbox, cmd sandbox.Cmd) error {
+	said := tail.New(4 << 10)
+	cmd.Stdout, cmd.Stderr = both(cmd.Stdout, said), both(cmd.Stderr, said)
+	exit, err := s.Exec(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	if exit.Success() {
+		return nil
+	}
+	lines := said.Lines()
+	return &sandbox.Error{Op: "warm up template", System: System, Err: sandbox.ErrInvalid,
+		Detail: fmt.Sprintf("%q ended with %v: %s", cmd.Args, exit, tail.Join(lines[max(0, len(lines)-4):])),
+		Remedy: "each program of a warm-up has to end with status 0"}
+}
+
+func both(w io.Writer, t *tail.Tail) io.Writer {
+	if w == nil {
+		return t
+	}
+	return io.MultiWriter(w, t)
+}
+
+// Templates is sandbox.Templater's.
+func (d *Driver) Templates(ctx context.Context) ([]sandbox.Template, error) {
+	store, err := openTemplates()
+	if err != nil {
+		return nil, err
+	}
+	list, err := store.list()
+	if err != nil {
+		return nil, keptError(ctx, "list templates", err)
+	}
+	return list, nil
+}
+
+// ForkTemplate is sandbox.Templater's.
+func (d *Driver) ForkTemplate(ctx context.Context, name string, n int) ([]sandbox.Sandbox, error) {
+	const op = "fork template"
+	if err := checkTemplateName(op, name); err != nil {
+		return nil, err
+	}
+	if n < 1 || n > MaxForks {
+		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid,
+			Detail: fmt.Sprintf("%d copies", n), Remedy: fmt.Sprintf("ask for 1 to %d at a time", MaxForks)}
+	}
+	store, err := openTemplates()
+	if err != nil {
+		return nil, err
+	}
+	t, dir, err := store.find(op, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := needKVM(ctx, op); err != nil {
+		return nil, err
+	}
+	o, err := d.open(ctx, dir, t.Spec)
+	if err != nil {
+		return nil, keptError(ctx, op, err)
+	}
+	list, err := o.copies(ctx, op, n)
+	if err = errors.Join(err, o.close()); err != nil {
+		return nil, keptError(ctx, op, errors.Join(err, closeSandboxes(list)))
+	}
+	return list, nil
+}
+
+// RemoveTemplate is sandbox.Templater's.
+func (d *Driver) RemoveTemplate(ctx context.Context, name string) error {
+	const op = "remove template"
+	if err := checkTemplateName(op, name); err != nil {
+		return err
+	}
+	store, err := openTemplates()
+	if err != nil {
+		return err
+	}
+	if err := store.remove(op, name); err != nil {
+		return keptError(ctx, op, err)
+	}
+	return nil
+}
+
+const maxTemplateName = 64
+
+func checkTemplateName(op, name string) error {
+	const first = "abcdefghijklmnopqrstuvwxyz0123456789"
+	if name != "" && len(name) <= maxTemplateName && strings.IndexByte(first, name[0]) >= 0 &&
+		len(bytes.Trim([]byte(name), first+"._-")) == 0 {
+		return nil
+	}
+	return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid, Detail: fmt.Sprintf("the name is %.80q", name),
+		Remedy: fmt.Sprintf("it must be 1 to %d lower-case letters, digits, '.', '_' and '-', and begin with a letter or digit", maxTemplateName)}
+}
