@@ -207,6 +207,8 @@ func (s *Sandbox) lost(err error) bool {
 	select {
 	case <-s.channel.Lost():
 		return true
+	case <-s.cfg.Machine.Exited():
+		return true
 	default:
 		return broken(err) && s.endsSoon()
 	}

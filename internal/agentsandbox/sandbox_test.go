@@ -221,6 +221,18 @@ func TestMachineDies(t *testing.T) {
 	}
 }
 
+// Whatever an operation says that meets the end of its machine, the caller is told of that.
+func TestOperationMeetsTheEnd(t *testing.T) {
+	f := up(t)
+	err := f.s.Operate(t.Context(), "exec", func(context.Context) error {
+		f.machine.die()
+		return errors.New("reach the guest agent: the process has ended")
+	})
+	if !errors.Is(err, sandbox.ErrDead) || !strings.Contains(err.Error(), "fire in the box") {
+		t.Error(err)
+	}
+}
+
 func TestAgentIsLost(t *testing.T) {
 	f := up(t)
 	dies(t, f, func() { close(f.channel.lost) })
