@@ -47,7 +47,7 @@ func (m *machine) inquire() string {
 	if err != nil {
 		return fmt.Sprintf("QEMU does not answer: %v", err)
 	}
-	defer monitor.Close()
+	defer func() { _ = monitor.Close() }()
 	var seen [2]string
 	for i := range seen {
 		if i > 0 {
