@@ -223,9 +223,12 @@ func (s Spec) EgressRules() ([]EgressRule, error) {
 	return rules, nil
 }
 
-// RefuseEgressRules returns an error that wraps ErrUnsupported if the spec has rules: for drivers of
+// RefuseEgressRules returns an error that wraps ErrUnsupported if the spec has rules, or an Outside: for drivers of
 // systems whose network is all or nothing.
 func (s Spec) RefuseEgressRules(op, system string) error {
+	if err := s.refuseOutside(op, system); err != nil {
+		return err
+	}
 	if len(s.Egress) == 0 {
 		return nil
 	}

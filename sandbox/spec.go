@@ -51,6 +51,10 @@ type Spec struct {
 	Egress []string `json:"egress,omitempty"`
 	// Env is added to the environment of every command, as KEY=value.
 	Env []string `json:"env,omitempty"`
+	// Outside, if not nil, opens the sandbox's flows; it needs NetworkOutbound. A driver that cannot have flows opened
+	// for it refuses with ErrUnsupported. The sandbox takes it over when Create returns without an error, closes it
+	// when it is closed, and makes a copy of it for each copy of itself. Snapshots and templates have none.
+	Outside Outside `json:"-"`
 }
 
 // Image is a root file system unpacked on this host. Package internal/image makes them.
@@ -91,6 +95,8 @@ func (s Spec) WithDefaults() (Spec, error) {
 		return s, invalid("processes", s.Processes, fmt.Sprintf("%d to %d", MinProcesses, MaxProcesses))
 	case s.Network != NetworkNone && s.Network != NetworkOutbound:
 		return s, invalid("network", s.Network, `"none" or "outbound"`)
+	case s.Outside != nil && s.Network != NetworkOutbound:
+		return s, invalid("network", fmt.Sprintf("%q, and there is something to open its flows", s.Network), `"outbound" for that`)
 	}
 	if _, err := s.EgressRules(); err != nil {
 		return s, err

@@ -27,6 +27,8 @@ type Network struct {
 	// Dial opens the gateway's own flows; nil stands for a net.Dialer's, with which the host's own
 	// addresses are reached only by rules for exactly them. The address is numeric.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// KeepFromHost has the host's own addresses reached only by rules for exactly them with any Dial.
+	KeepFromHost bool
 	// Resolve looks up the IPv4 addresses of a name, which ends in a dot; nil stands for the host's
 	// resolver.
 	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
@@ -103,7 +105,7 @@ func (n *Network) plug() (*virtionet.Device, *usernet.Network, error) {
 	i := n.settle()
 	cfg := usernet.Config{
 		Gateway: netip.PrefixFrom(i.Gateway, i.Address.Bits()), MAC: gatewayMAC, MTU: virtionet.MTU,
-		Dial: n.Dial, Resolve: n.Resolve,
+		Dial: n.Dial, Resolve: n.Resolve, KeepFromHost: n.KeepFromHost,
 	}
 	for _, r := range n.Allow {
 		cfg.Rules = append(cfg.Rules, usernet.Rule(r))

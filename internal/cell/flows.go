@@ -46,6 +46,9 @@ func newFlows(n *vmm.Network) (*flows, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", vmm.ErrConfig, err)
 	}
+	if n.KeepFromHost {
+		guard.KeepFromHost()
+	}
 	f := &flows{network: n, guard: guard, opening: make(chan struct{}, 2*maxOpening), datagrams: make(chan struct{}, maxDatagramFlows)}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f, nil

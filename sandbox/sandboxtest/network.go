@@ -14,6 +14,7 @@ import (
 
 // testNetwork is about outbound networks. A system may have none, and may have one without rules.
 func (s *suite) testNetwork(t *testing.T) {
+	s.testOutside(t)
 	s.test(t, "RulesAreKeptOrRefused", func(t *testing.T, d sandbox.Driver) {
 		spec := s.spec()
 		// An address for documentation: nobody has it.

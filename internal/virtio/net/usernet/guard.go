@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+
+	"github.com/aethervm/aether/internal/egress"
 )
 
 // ErrDenied is wrapped by errors about what no rule allows.
@@ -31,6 +33,9 @@ func NewGuard(rules []Rule,
 	outward(p, &dial, &resolve)
 	return &Guard{policy: p, dial: dial, resolve: resolve}, nil
 }
+
+// KeepFromHost has the host's own addresses refused although there was a dial. It is called before any other method.
+func (g *Guard) KeepFromHost() { g.policy.local = egress.IsLocal }
 
 // Dial opens a flow if a rule allows it. protocol is TCP or UDP, the address numeric.
 func (g *Guard) Dial(ctx context.Context, protocol, address string) (net.Conn, error) {

@@ -21,6 +21,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"github.com/aethervm/aether/internal/egress"
 )
 
 // Flow is what a guest asked for.
@@ -51,6 +53,8 @@ type Config struct {
 	// Dial opens the gateway's own flows; nil stands for a net.Dialer's, and for the host's own
 	// addresses to be special. The address is numeric.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// KeepFromHost has the host's own addresses special with any Dial.
+	KeepFromHost bool
 	// Resolve looks up the IPv4 addresses of a name; nil stands for the host's resolver.
 	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
 }
@@ -103,6 +107,9 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	outward(p, &cfg.Dial, &cfg.Resolve)
+	if cfg.KeepFromHost {
+		p.local = egress.IsLocal
+	}
 	n := &Network{
 		cfg:     cfg,
 		gateway: tcpip.AddrFrom4(cfg.Gateway.Addr().As4()),
