@@ -117,13 +117,20 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 		_ = theirs.Close()
 		return nil, fmt.Errorf("make room for it: %w", err)
 	}
+	defer func() {
+		if err != nil {
+			// The cell may have made a layer all the same, which nobody knows but the guest that goes on from it.
+			c.layered += int64(c.cfg.MemoryMiB) << 20
+		}
+	}()
 	_, err = c.call(ctx, message{Kind: kindBranch}, theirs)
 	if err := errors.Join(err, theirs.Close()); err != nil {
-		// The cell may have made a layer all the same, which nobody knows but the guest that goes on from it.
-		c.layered += int64(c.cfg.MemoryMiB) << 20
 		return nil, err
 	}
 	files, err := receiveBranch(ours, uint64(c.cfg.MemoryMiB)<<20, c.given)
+	if errors.Is(err, unix.EMFILE) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the cell breaks the protocol: %w", err)
 	}
@@ -172,7 +179,8 @@ func layerSize(f *os.File) (id fileID, size int64, err error) {
 // receiveBranch takes what a cell sends in reply to a request for a branch: one packet with the state and the
 // layers of memory of so many bytes, all of them files in memory that cannot be changed any more, or files that were
 // given to the cell as layers. Whatever it sends instead, nothing of it stays open. This socket is the only one from
-// which an owner takes descriptors, and it does so once.
+// which an owner takes descriptors, and it does so once. An owner that has no descriptors left for them gets an error that
+// wraps EMFILE.
 func receiveBranch(conn *net.UnixConn, memory uint64, given map[fileID]bool) (_ []*os.File, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(transferPatience))
 	rights := make([]byte, unix.CmsgSpace(4*(vmm.MaxLayers+1)))
@@ -188,6 +196,8 @@ func receiveBranch(conn *net.UnixConn, memory uint64, given map[fileID]bool) (_ 
 		return nil, fmt.Errorf("receive the branch: %w", err)
 	case parseErr != nil:
 		return nil, parseErr
+	case flags&unix.MSG_CTRUNC != 0 && len(files) <= vmm.MaxLayers: // there was room for them: it is this process that has none
+		return nil, fmt.Errorf("receive the branch: %d of its files: %w", len(files), unix.EMFILE)
 	case flags&unix.MSG_CTRUNC != 0 || len(files) > vmm.MaxLayers+1: // there is room for one more, to be aligned
 		return nil, errors.New("it sends more files than are possible")
 	case len(files) < 2:

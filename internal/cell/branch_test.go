@@ -244,6 +244,82 @@ func TestHostileBranch(t *testing.T) {
 	}
 }
 
+// fewFiles leaves this process room for n more descriptors, until the test's end or until it is called back.
+func fewFiles(t *testing.T, n int) (more func()) {
+	t.Helper()
+	var free []int
+	for range n {
+		fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		free = append(free, fd) // ascending: the kernel gives the lowest
+	}
+	for _, fd := range free {
+		if err := unix.Close(fd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free[n-1] + 1), Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	more = func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
+	t.Cleanup(more)
+	return more
+}
+
+// An owner that has no descriptors left says so, does not blame the cell, and knows that the guest has a layer more.
+func TestBranchWithoutDescriptors(t *testing.T) {
+	on := append([]byte{0xfe, 0x04, 0x25, 0, 0, 0, 1}, say("on\n")...) // inc byte [16 MiB]
+	c := startGuest(t, nil, append(on, 0xeb, byte(-len(on)-2)))
+	waitConsole(t, c, "on")
+	for range 3 { // each makes a layer
+		b, err := c.Branch(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	before := count(t, "/proc/self/fd")
+	refused := 0
+	for n := 1; ; n++ {
+		if n > 20 {
+			t.Fatal("there is never room enough")
+		}
+		layered := c.layered
+		more := fewFiles(t, n)
+		b, err := c.Branch(t.Context())
+		more()
+		if err == nil {
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+			break
+		}
+		if !errors.Is(err, unix.EMFILE) || strings.Contains(err.Error(), "protocol") {
+			t.Errorf("room for %d: %v", n, err)
+		}
+		if strings.Contains(err.Error(), "receive") {
+			refused++
+			if got := c.layered - layered; got != int64(c.cfg.MemoryMiB)<<20 {
+				t.Errorf("room for %d: %d bytes more are allowed for", n, got)
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no branch was refused for want of descriptors for its files")
+	}
+	if after := count(t, "/proc/self/fd"); after != before {
+		t.Errorf("%d descriptors, %d before", after, before)
+	}
+}
+
 // A cell that sends nothing is not waited for.
 func TestSilentBranch(t *testing.T) {
 	ours, theirs, err := packetPair()

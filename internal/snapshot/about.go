@@ -45,6 +45,14 @@ type Run struct {
 
 const runSize = 8 + 8 + 1
 
+// holds tells whether the machine's RAM has room for so many bytes of memory.
+func (a *About) holds(memory uint64) error {
+	if memory > uint64(a.MemoryMiB)<<20 {
+		return fmt.Errorf("%w: %d bytes of memory for %d MiB of RAM", ErrFormat, memory, a.MemoryMiB)
+	}
+	return nil
+}
+
 func (a *About) encode() []byte {
 	b := codec.AppendBytes(nil, []byte(a.Program[:min(len(a.Program), maxText)]))
 	b = codec.Append(b, [4]uint32{a.StateVersion, a.AgentVersion, a.VCPUs, a.MemoryMiB})

@@ -24,9 +24,10 @@ type File struct {
 	digest [sha256.Size]byte
 }
 
-// Open opens a snapshot and checks all of it but its memory.
+// Open opens a snapshot and checks all of it but its memory. The directory that it is in is not believed either: see
+// OpenRegular.
 func Open(path string) (*File, error) {
-	f, err := os.Open(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot: %w", err)
 	}
@@ -41,9 +42,6 @@ func read(f *os.File) (*File, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: it is no regular file", ErrFormat)
 	}
 	s, err := decode(f, info.Size())
 	if err != nil {
@@ -70,11 +68,15 @@ func decode(r io.ReaderAt, size int64) (*File, error) {
 			return nil, err
 		}
 	}
-	if err := s.checkSums(r); err != nil {
-		return nil, err
-	}
 	s.State = parts[stateSection]
 	if s.About, err = decodeAbout(parts[aboutSection]); err != nil {
+		return nil, err
+	}
+	// Before anything is read whose size depends on it.
+	if err := s.About.holds(s.header.MemorySize); err != nil {
+		return nil, err
+	}
+	if err := s.checkSums(r); err != nil {
 		return nil, err
 	}
 	s.Prefetch, err = decodeRuns(parts[prefetchSection], uint64(s.About.MemoryMiB)<<20)

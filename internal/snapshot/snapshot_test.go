@@ -6,11 +6,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -199,6 +201,20 @@ func TestRefuses(t *testing.T) {
 		file []byte
 		want error
 	}{
+		"more memory than RAM, of checksums that are not looked at": {change(func(b []byte) []byte {
+			h, _, err := decodeHeader(b[:PageSize], int64(len(b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			about := exampleAbout()
+			about.MemoryMiB = 2
+			text, at := about.encode(), &h.Sections[aboutSection]
+			copy(b[at.Offset:at.end()], text)
+			at.Sum = sha256.Sum256(text)
+			h.Sections[sumsSection].Sum[3]++
+			copy(b, h.encode())
+			return b
+		}), ErrFormat},
 		"empty":             {nil, ErrFormat},
 		"text":              {[]byte("#!/bin/sh\n"), ErrFormat},
 		"magic only":        {whole[:12], ErrTruncated},
@@ -244,11 +260,42 @@ func TestRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Open(t.TempDir()); !errors.Is(err, ErrFormat) {
-		t.Errorf("a directory: %v", err)
-	}
 	if _, err := Open(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
+	}
+}
+
+// What only leads to a file, or is none, is refused, and nobody waits for it.
+func TestRefusesWhatIsNoFile(t *testing.T) {
+	path, _ := written(t)
+	dir := t.TempDir()
+	if err := errors.Join(os.Symlink(path, filepath.Join(dir, "link")), os.Symlink("/dev/zero", filepath.Join(dir, "device")),
+		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600), os.Mkdir(filepath.Join(dir, "directory"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	before := filesOpen(t)
+	for _, name := range []string{"link", "device", "fifo", "directory", "socket"} {
+		done := make(chan error, 1)
+		go func() {
+			_, err := Open(filepath.Join(dir, name))
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if !errors.Is(err, ErrFormat) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s is waited for", name)
+		}
+	}
+	if after := filesOpen(t); after != before {
+		t.Errorf("%d files are open, %d before", after, before)
 	}
 }
 
@@ -324,7 +371,14 @@ func TestWriterLeavesNothing(t *testing.T) {
 		"zeros":          func(w *Writer) error { _, err := w.WriteMemory(t.Context(), nil); return err },
 		"cancelled":      func(w *Writer) error { _, err := w.WriteMemory(cancelled(t), extents); return err },
 		"too much state": func(w *Writer) error { return finish(t, w, make([]byte, MaxState+1)) },
-		"taken away":     func(w *Writer) error { _ = w.file.Close(); return finish(t, w, nil) },
+		"too little RAM": func(w *Writer) error {
+			_, err := w.WriteMemory(t.Context(), extents)
+			if err == nil {
+				_, err = w.Finish(About{MemoryMiB: 1}, nil, nil)
+			}
+			return err
+		},
+		"taken away": func(w *Writer) error { _ = w.file.Close(); return finish(t, w, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, before := t.TempDir(), filesOpen(t)

@@ -164,6 +164,9 @@ func (w *Writer) finish(about About, state []byte, prefetch []Run) (digest [sha2
 	case len(state) > MaxState || len(prefetch) > MaxRuns:
 		return digest, fmt.Errorf("%d bytes of state, %d runs of a prefetch list: too many", len(state), len(prefetch))
 	}
+	if err := about.holds(w.memory); err != nil {
+		return digest, err
+	}
 	h := header{Magic: magic, Version: Version, PageSize: PageSize, MemorySize: w.memory}
 	at := PageSize + w.memory
 	for i, b := range [sections][]byte{about.encode(), state, encodeRuns(prefetch), w.sums} {

@@ -89,6 +89,8 @@ func (d *Driver) launch(ctx context.Context, op string, owned *lease.Lease, spec
 	if err != nil {
 		return nil, err
 	}
+	through := spec.Outside
+	spec.Outside = nil // what is made of the spec later has none
 	s := &Sandbox{driver: d, spec: spec, machine: m, network: net, Sandbox: agentsandbox.New(agentsandbox.Config{
 		System: System, ID: id, Spec: spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
 	})}
@@ -99,6 +101,7 @@ func (d *Driver) launch(ctx context.Context, op string, owned *lease.Lease, spec
 	if err := s.BringUp(ctx, m.connect, introduce); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.outside = through // until now it is the caller's
 	return s, nil
 }
 

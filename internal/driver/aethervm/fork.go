@@ -85,11 +85,13 @@ type original struct {
 	spec   sandbox.Spec
 	branch *cell.Branch
 	disk   *os.File
+	// outside is what each copy has a copy of; nil for none.
+	outside sandbox.Outside
 }
 
 // original is the sandbox at the moment of a branch of it.
 func (s *Sandbox) original(b *cell.Branch) original {
-	return original{driver: s.driver, spec: s.spec, branch: b, disk: s.machine.disk}
+	return original{driver: s.driver, spec: s.spec, branch: b, disk: s.machine.disk, outside: s.outside}
 }
 
 // copies makes n sandboxes, or none.
@@ -148,19 +150,30 @@ func (o original) copy(ctx context.Context, op string) (sandbox.Sandbox, error) 
 
 // start starts a machine. Its programs stand still until it is woken.
 func (o original) start(ctx context.Context, op string, owned *lease.Lease) (*Sandbox, error) {
-	d := o.driver
-	net, err := newNetwork(op, o.spec, d.outside)
+	d, spec := o.driver, o.spec
+	if spec.Outside = nil; o.outside != nil {
+		spec.Outside = o.outside.Copy()
+	}
+	through := spec.Outside
+	unused := func(err error) error {
+		if through != nil {
+			err = errors.Join(err, through.Close())
+		}
+		return err
+	}
+	net, err := newNetwork(op, spec, d.outside)
 	if err != nil {
-		return nil, err
+		return nil, unused(err)
 	}
 	id := lease.NewID()
 	m, err := startCell(ctx, owned, id, cell.Config{From: o.branch, Disks: []*os.File{o.disk}, Network: net.config()})
 	if err != nil {
-		return nil, err
+		return nil, unused(err)
 	}
+	spec.Outside = nil
 	m.ram = int64(o.branch.MemoryMiB()) << 20
-	return &Sandbox{driver: d, spec: o.spec, machine: m, network: net, Sandbox: agentsandbox.New(agentsandbox.Config{
-		System: System, ID: id, Spec: o.spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
+	return &Sandbox{driver: d, spec: spec, machine: m, network: net, outside: through, Sandbox: agentsandbox.New(agentsandbox.Config{
+		System: System, ID: id, Spec: spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
 	})}, nil
 }
 

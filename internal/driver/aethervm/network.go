@@ -18,6 +18,8 @@ type network struct {
 	card    vmm.Interface
 	rules   []vmm.Rule
 	outside outside
+	// through, if not nil, opens the flows. The sandbox owns it.
+	through sandbox.Outside
 	refused refusals
 }
 
@@ -33,7 +35,7 @@ func newNetwork(op string, spec sandbox.Spec, out outside) (*network, error) {
 	if err != nil || len(rules) == 0 {
 		return nil, err
 	}
-	n := &network{outside: out}
+	n := &network{outside: out, through: spec.Outside}
 	for _, r := range rules {
 		rule := vmm.Rule{Prefix: r.Prefix, Name: r.Name, FirstPort: r.FirstPort, LastPort: r.LastPort, Protocol: r.Protocol}
 		n.rules = append(n.rules, rule)
@@ -93,7 +95,11 @@ func (n *network) config() *vmm.Network {
 	if n == nil {
 		return nil
 	}
-	return &vmm.Network{Allow: n.rules, Interface: n.card, Denied: n.denied, Dial: n.outside.dial, Resolve: n.outside.resolve}
+	c := &vmm.Network{Allow: n.rules, Interface: n.card, Denied: n.denied, Dial: n.outside.dial, Resolve: n.outside.resolve}
+	if n.through != nil {
+		c.Dial, c.KeepFromHost = n.through.Dial, true
+	}
+	return c
 }
 
 // addresses are what the guest is told.

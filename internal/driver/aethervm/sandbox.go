@@ -2,6 +2,7 @@ package aethervm
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -18,7 +19,8 @@ type Sandbox struct {
 	driver  *Driver
 	spec    sandbox.Spec
 	machine *machine
-	network *network // nil for none
+	network *network        // nil for none
+	outside sandbox.Outside // its own; nil for none
 
 	// state guards whether the machine runs.
 	state  sync.Mutex
@@ -36,6 +38,15 @@ var (
 	_ sandbox.StatsReader  = (*Sandbox)(nil)
 	_ sandbox.EgressLogger = (*Sandbox)(nil)
 )
+
+// Close is sandbox.Sandbox's.
+func (s *Sandbox) Close() error {
+	err := s.Sandbox.Close()
+	if s.outside != nil {
+		err = errors.Join(err, s.outside.Close())
+	}
+	return err
+}
 
 // Pause is sandbox.Pauser's.
 func (s *Sandbox) Pause(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/aethervm/aether/internal/snapshot"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -15,6 +16,9 @@ import (
 // to dir while they go on.
 func (s *Sandbox) Snapshot(ctx context.Context, dir string) (snap sandbox.Snapshot, err error) {
 	const op = "snapshot"
+	if err := checkRef(op, dir); err != nil {
+		return snap, err
+	}
 	err = s.Operate(ctx, op, func(ctx context.Context) error {
 		b, err := s.branch(ctx, op)
 		if err != nil {
@@ -38,6 +42,9 @@ func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sa
 		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid,
 			Detail: fmt.Sprintf("the snapshot is of system %q and kind %q", snap.System, snap.Kind)}
 	}
+	if err := checkRef(op, snap.Ref); err != nil {
+		return nil, err
+	}
 	spec, err := snap.Spec.WithDefaults()
 	if err != nil {
 		return nil, err
@@ -45,7 +52,11 @@ func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sa
 	if err := needKVM(ctx, op); err != nil {
 		return nil, err
 	}
-	o, err := d.open(ctx, snap.Ref, spec)
+	f, err := snapshot.Open(filepath.Join(snap.Ref, machineName))
+	if err != nil {
+		return nil, keptError(ctx, op, err)
+	}
+	o, err := d.open(ctx, snap.Ref, f, spec)
 	if err != nil {
 		return nil, keptError(ctx, op, err)
 	}
@@ -65,10 +76,22 @@ func (d *Driver) RemoveSnapshot(ctx context.Context, snap sandbox.Snapshot) erro
 	if snap.System != System {
 		return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid, Detail: fmt.Sprintf("the snapshot is of system %q", snap.System)}
 	}
+	if err := checkRef(op, snap.Ref); err != nil {
+		return err
+	}
 	if err := removeKept(snap.Ref); err != nil {
 		return keptError(ctx, op, err)
 	}
 	return nil
+}
+
+// checkRef refuses a directory that depends on where this process happens to be.
+func checkRef(op, dir string) error {
+	if filepath.IsAbs(dir) {
+		return nil
+	}
+	return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid,
+		Detail: fmt.Sprintf("the directory is %.80q", dir), Remedy: "give it an absolute path"}
 }
 
 // removeKept removes the files of a machine from a directory. One that is gone is no error.

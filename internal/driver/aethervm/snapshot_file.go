@@ -3,14 +3,12 @@ package aethervm
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/internal/agentsandbox"
@@ -60,7 +58,7 @@ func (o original) keep(ctx context.Context, dir string, rehearse bool) (k kept, 
 	if err != nil {
 		return k, err
 	}
-	f, err := os.Open(path)
+	f, err := snapshot.OpenRegular(path)
 	if err != nil {
 		return k, err
 	}
@@ -128,13 +126,9 @@ func hostCPU() (snapshot.CPU, error) {
 	return cpu, nil
 }
 
-// open opens a machine on disk, and makes sure that it is whole and fits before anything is made of it. The caller closes
-// what it gets.
-func (d *Driver) open(ctx context.Context, dir string, spec sandbox.Spec) (_ openOriginal, err error) {
-	f, err := snapshot.Open(filepath.Join(dir, machineName))
-	if err != nil {
-		return openOriginal{}, err
-	}
+// open makes an original of a machine on disk, once it has made sure that it is whole and fits. It closes the file, which is
+// in dir; the caller closes what it gets. What takes long, to read the memory, comes last.
+func (d *Driver) open(ctx context.Context, dir string, f *snapshot.File, spec sandbox.Spec) (_ openOriginal, err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	here, err := hostCPU()
 	if err != nil {
@@ -143,11 +137,11 @@ func (d *Driver) open(ctx context.Context, dir string, spec sandbox.Spec) (_ ope
 	if err := f.Fits(vmm.StateVersion, agentproto.Version, here); err != nil {
 		return openOriginal{}, err
 	}
-	state, err := vmm.SavedState(f, uint64(f.About.MemoryMiB)<<20)
-	if err != nil {
+	if err := matches(f.About, spec); err != nil {
 		return openOriginal{}, err
 	}
-	if err := verifyOnce(ctx, dir, f); err != nil {
+	state, err := vmm.SavedState(f, uint64(f.About.MemoryMiB)<<20)
+	if err != nil {
 		return openOriginal{}, err
 	}
 	disk, err := agentsandbox.RootDisk(ctx, System, spec.Image)
@@ -155,7 +149,10 @@ func (d *Driver) open(ctx context.Context, dir string, spec sandbox.Spec) (_ ope
 		return openOriginal{}, err
 	}
 	o := openOriginal{original{driver: d, spec: spec, disk: disk}}
-	if err = o.matches(f.About); err == nil {
+	if err = matchesDisk(f.About, disk); err == nil {
+		err = verifyOnce(ctx, dir, f)
+	}
+	if err == nil {
 		o.branch, err = cell.OpenSaved(saved(f.About, state, f.File()))
 	}
 	if err != nil {
@@ -170,20 +167,26 @@ func saved(a snapshot.About, state []byte, memory *os.File) cell.Saved {
 	}
 }
 
-// matches holds what a file says to what the caller says that it is.
-func (o original) matches(a snapshot.About) error {
+// matches holds what a file says to what the caller says that it is. The memory is that of a sandbox of the spec, no more: it
+// is what the caller has counted.
+func matches(a snapshot.About, spec sandbox.Spec) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{snapshot.ErrFormat}, args...)...)
 	}
-	switch net := o.spec.Network == sandbox.NetworkOutbound; {
-	case int(a.VCPUs) != o.spec.VCPUs || a.VCPUs > vmm.MaxVCPUs:
-		return bad("it has %d vCPUs, the spec %d", a.VCPUs, o.spec.VCPUs)
-	case int(a.MemoryMiB) < o.spec.MemoryMiB || int(a.MemoryMiB) > vmm.MaxMemoryMiB:
-		return bad("it has %d MiB of RAM, and the spec %d of memory", a.MemoryMiB, o.spec.MemoryMiB)
+	switch net := spec.Network == sandbox.NetworkOutbound; {
+	case int(a.VCPUs) != spec.VCPUs || a.VCPUs > vmm.MaxVCPUs:
+		return bad("it has %d vCPUs, the spec %d", a.VCPUs, spec.VCPUs)
+	case int(a.MemoryMiB) != ramMiB(spec.MemoryMiB) || int(a.MemoryMiB) > vmm.MaxMemoryMiB:
+		return bad("it has %d MiB of RAM, and a sandbox of the spec, with %d of memory, %d", a.MemoryMiB, spec.MemoryMiB, ramMiB(spec.MemoryMiB))
 	case a.Network != net:
 		return bad("network: %v, and in the spec: %v", a.Network, net)
 	}
-	disk, err := diskOf(o.disk)
+	return nil
+}
+
+// matchesDisk tells whether the disk of the image that there is now is the one that the machine has used.
+func matchesDisk(a snapshot.About, f *os.File) error {
+	disk, err := diskOf(f)
 	if err != nil {
 		return err
 	}
@@ -201,61 +204,14 @@ type openOriginal struct{ original }
 
 func (o openOriginal) close() error { return errors.Join(o.branch.Close(), o.disk.Close()) }
 
-// stamp says which file was found to be whole. The kernel changes the time of change with whatever is written to a file, and
-// nobody can set it.
-type stamp struct {
-	Digest  string `json:"digest"`
-	Device  uint64 `json:"device"`
-	Inode   uint64 `json:"inode"`
-	Size    int64  `json:"size"`
-	Changed int64  `json:"changed"` // ns
-
-	allocated int64
-}
-
-func stampOf(f *os.File, digest string) (stamp, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return stamp{}, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return stamp{}, fmt.Errorf("%s: no file of the kernel's", f.Name())
-	}
-	return stamp{Digest: digest, Device: st.Dev, Inode: st.Ino, Size: st.Size, Changed: st.Ctim.Nano(), allocated: st.Blocks * 512}, nil
-}
-
-func (s stamp) write(dir string) error {
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, stampName), b, 0o600)
-}
-
-// verifyOnce reads the memory of a file, and compares it with its checksums, unless it is the file that was found whole
-// before, or that this program has written there, and nobody has written to it since.
-func verifyOnce(ctx context.Context, dir string, f *snapshot.File) error {
-	now, err := stampOf(f.File(), f.Digest())
-	if err != nil {
-		return err
-	}
-	now.allocated = 0
-	var then stamp
-	if b, err := os.ReadFile(filepath.Join(dir, stampName)); err == nil && json.Unmarshal(b, &then) == nil && then == now {
-		return nil
-	}
-	if err := f.Verify(ctx); err != nil {
-		return err
-	}
-	_ = now.write(dir) // else it is read again the next time
-	return nil
-}
-
 // keptError makes an error of the contract of one about a machine on disk.
 func keptError(ctx context.Context, op string, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
+	switch end := ctx.Err(); {
+	case end == nil:
+	case errors.Is(err, end): // with what could not be tidied up
+		return err
+	default:
+		return errors.Join(end, err)
 	}
 	e := &sandbox.Error{Op: op, System: System, Detail: err.Error()}
 	switch {

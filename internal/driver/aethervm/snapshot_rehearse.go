@@ -4,19 +4,35 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"os"
+	"fmt"
+	"net"
 	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/cell"
 	"github.com/aethervm/aether/internal/snapshot"
 	"github.com/aethervm/aether/sandbox"
 )
 
+// rehearsePatience is how long a copy may take for a program that does nothing, beside those that the template has.
+const rehearsePatience = 2 * time.Minute
+
+// unreachable is the outside of a copy whose programs are only tried: what they send would be sent by each other copy again.
+type unreachable struct{}
+
+func (unreachable) Dial(context.Context, string, string) (net.Conn, error) {
+	return nil, unix.ENETUNREACH
+}
+func (unreachable) Copy() sandbox.Outside { return unreachable{} }
+func (unreachable) Close() error          { return nil }
+
 // rehearse makes a copy of a machine whose memory is in the file at path, has it become another sandbox and run a program,
 // and returns what it has used of the memory meanwhile: pages that it has written by the time that its programs went on are to
 // be its own, the others are only to be mapped.
 func (o original) rehearse(ctx context.Context, path string, about snapshot.About, state []byte) (_ []snapshot.Run, err error) {
-	file, err := os.Open(path) // for reading only, unlike the one that it is written by
+	file, err := snapshot.OpenRegular(path) // for reading only, unlike the one that it is written by
 	if err != nil {
 		return nil, err
 	}
@@ -25,7 +41,7 @@ func (o original) rehearse(ctx context.Context, path string, about snapshot.Abou
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, branch.Close()) }()
-	o.branch = branch
+	o.branch, o.outside = branch, unreachable{}
 	s, err := o.copy(ctx, "rehearse")
 	if err != nil {
 		return nil, err
@@ -40,8 +56,12 @@ func (o original) rehearse(ctx context.Context, path string, about snapshot.Abou
 		return nil, err
 	}
 	// An image without it has been awake all the same.
-	if _, err := c.Exec(ctx, sandbox.Cmd{Args: []string{"true"}}); err != nil && !errors.Is(err, sandbox.ErrCannotRun) {
+	exit, err := c.Exec(ctx, sandbox.Cmd{Args: []string{"true"}, Timeout: rehearsePatience})
+	if err != nil && !errors.Is(err, sandbox.ErrCannotRun) {
 		return nil, err
+	}
+	if exit.TimedOut {
+		return nil, fmt.Errorf("its programs leave no time to others: `true` has not ended within %v", rehearsePatience)
 	}
 	all, err := c.machine.cell.Touched(ctx)
 	if err != nil {

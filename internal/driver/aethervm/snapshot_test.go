@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +54,35 @@ b=$(cat /tmp/living); set -- $a; t=$4; set -- $b; [ "$4" -gt "$t" ] && break; sl
 	f := strings.Fields(sh(t, b, goesOn))
 	if len(f) != 11 || f[0] != "kept" || f[1] != "42" || f[2] == f[8] || f[3] == f[9] {
 		t.Errorf("the program: %q", f)
+		return
+	}
+	before, err := strconv.ParseFloat(f[4], 64)
+	after, afterErr := strconv.ParseFloat(f[10], 64)
+	if err != nil || afterErr != nil || after <= before {
+		t.Errorf("the program's time: %q", f)
+	}
+}
+
+// clocks notes the monotonic clock of a guest; see checkClocks.
+const clocks = "python3 -c 'import time; print(time.monotonic())' >/root/monotonic"
+
+// checkClocks finds that the monotonic clock of a guest has gone on from where it was noted, and that the wall clock is the host's.
+func checkClocks(t *testing.T, b sandbox.Sandbox) {
+	t.Helper()
+	const slack = 50 * time.Millisecond
+	begin := time.Now()
+	out := sh(t, b, `python3 -c 'import time; print("%.6f %.6f" % (time.time(), time.monotonic() - float(open("/root/monotonic").read())))'`)
+	end := time.Now()
+	var wall, passed float64
+	if _, err := fmt.Sscan(out, &wall, &passed); err != nil {
+		t.Errorf("%q: %v", out, err)
+		return
+	}
+	if at := time.UnixMicro(int64(wall * 1e6)); at.Before(begin.Add(-slack)) || at.After(end.Add(slack)) {
+		t.Errorf("the wall clock is %v, here %v to %v", at, begin, end)
+	}
+	if passed <= 0 || passed > 600 {
+		t.Errorf("the monotonic clock has gone on by %v s", passed)
 	}
 }
 
@@ -83,6 +114,7 @@ func TestRestoreElsewhere(t *testing.T) {
 	}
 	t.Logf("restored after %v", time.Since(begin))
 	alive(t, b)
+	checkClocks(t, b)
 	t.Logf("who: %s", strings.Join(strings.Fields(sh(t, b, who)), " "))
 }
 
@@ -94,6 +126,7 @@ func TestSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh(t, original, "python3 /tmp/living.py >/dev/null 2>/tmp/err </dev/null & until [ -s /tmp/living ]; do sleep 0.1; done")
+	sh(t, original, clocks)
 	dir := t.TempDir()
 	begin := time.Now()
 	snap, err := original.Snapshot(bounded(t), dir)
@@ -101,6 +134,12 @@ func TestSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d bytes on disk after %v", snap.Bytes, time.Since(begin))
+	f := opened(t, dir)
+	if s, err := stampOf(f.File(), f.Digest()); err != nil || snap.Bytes != s.allocated {
+		t.Errorf("%d bytes, %+v, %v", snap.Bytes, s, err)
+	} else if s.allocated = 0; readStamp(dir) != s {
+		t.Errorf("it is not known to be whole: %+v, %+v", readStamp(dir), s)
+	}
 	alive(t, original)
 	diskFull(t, original)
 	seen := map[string]bool{}
@@ -141,6 +180,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	restored := b.(*Sandbox)
 	alive(t, restored)
+	checkClocks(t, restored)
 	// A copy of what was restored has the file as a layer too.
 	list, err := restored.Fork(bounded(t), 1)
 	if err != nil {
@@ -254,54 +294,6 @@ func refusesDamaged(t *testing.T, d *Driver, snap sandbox.Snapshot) {
 	}
 	if _, err := d.Restore(bounded(t), copied); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("of one that was removed: %v", err)
-	}
-}
-
-// A file that is known to be whole is read no more, until somebody writes to it.
-func TestVerifyOnce(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, machineName)
-	w, err := snapshot.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.WriteMemory(t.Context(), []snapshot.Extent{{Size: snapshot.PageSize, Source: bytes.NewReader(bytes.Repeat([]byte("x"), snapshot.PageSize))}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Finish(snapshot.About{}, nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	f, err := snapshot.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := verifyOnce(t.Context(), dir, f); err != nil {
-		t.Fatal(err)
-	}
-	known, err := os.ReadFile(filepath.Join(dir, stampName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(20 * time.Millisecond) // longer than the kernel's clock of files takes to go on
-	if _, err := out.WriteAt([]byte("y"), snapshot.PageSize+7); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := verifyOnce(t.Context(), dir, f); !errors.Is(err, snapshot.ErrChecksum) {
-		t.Errorf("a file that was written to: %v", err)
-	}
-	if after, err := os.ReadFile(filepath.Join(dir, stampName)); err != nil || !bytes.Equal(after, known) {
-		t.Errorf("it is known to be whole: %s, %v", after, err)
 	}
 }
 

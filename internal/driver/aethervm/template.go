@@ -19,6 +19,10 @@ func (d *Driver) CreateTemplate(ctx context.Context, spec sandbox.TemplateSpec) 
 	if err := checkTemplateName(op, spec.Name); err != nil {
 		return sandbox.Template{}, err
 	}
+	if spec.Spec.Outside != nil {
+		return sandbox.Template{}, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
+			Detail: "what opens a sandbox's flows cannot be kept on disk, as secrets cannot", Remedy: "leave it out"}
+	}
 	t, err := d.createTemplate(ctx, op, spec)
 	if err != nil {
 		return sandbox.Template{}, keptError(ctx, op, err)
@@ -31,6 +35,20 @@ func (d *Driver) createTemplate(ctx context.Context, op string, spec sandbox.Tem
 	if err != nil {
 		return t, err
 	}
+	place, err := store.begin()
+	if err != nil {
+		return t, err
+	}
+	defer func() { err = errors.Join(err, place.abandon()) }()
+	// Whatever goes wrong with its sandbox, does so before there is a template.
+	if t, err = d.fillTemplate(ctx, op, spec, place.dir); err != nil {
+		return t, err
+	}
+	return t, place.publish(t)
+}
+
+// fillTemplate makes a sandbox what a template is to be, writes that to a directory, and closes the sandbox.
+func (d *Driver) fillTemplate(ctx context.Context, op string, spec sandbox.TemplateSpec, dir string) (t sandbox.Template, err error) {
 	made, err := d.Create(ctx, spec.Spec)
 	if err != nil {
 		return t, err
@@ -47,11 +65,6 @@ func (d *Driver) createTemplate(ctx context.Context, op string, spec sandbox.Tem
 			return t, err
 		}
 	}
-	place, err := store.begin()
-	if err != nil {
-		return t, err
-	}
-	defer func() { err = errors.Join(err, place.abandon()) }()
 	b, err := s.branch(ctx, op)
 	if err != nil {
 		return t, err
@@ -59,13 +72,10 @@ func (d *Driver) createTemplate(ctx context.Context, op string, spec sandbox.Tem
 	// It has done its part, and would take processor time from the copy that is made for trial.
 	var k kept
 	if err = s.Pause(ctx); err == nil {
-		k, err = s.original(b).keep(ctx, place.dir, true)
-	}
-	if err = errors.Join(err, b.Close()); err != nil {
-		return t, err
+		k, err = s.original(b).keep(ctx, dir, true)
 	}
 	t.Digest, t.Bytes = k.digest, k.bytes
-	return t, place.publish(t)
+	return t, errors.Join(err, b.Close())
 }
 
 // warmUp runs a program that makes a sandbox what a template is to be.
@@ -119,14 +129,14 @@ func (d *Driver) ForkTemplate(ctx context.Context, name string, n int) ([]sandbo
 	if err != nil {
 		return nil, err
 	}
-	t, dir, err := store.find(op, name)
+	t, dir, f, err := store.open(op, name)
 	if err != nil {
-		return nil, err
+		return nil, keptError(ctx, op, err)
 	}
 	if err := needKVM(ctx, op); err != nil {
-		return nil, err
+		return nil, errors.Join(err, f.Close())
 	}
-	o, err := d.open(ctx, dir, t.Spec)
+	o, err := d.open(ctx, dir, f, t.Spec)
 	if err != nil {
 		return nil, keptError(ctx, op, err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/lease"
+	"github.com/aethervm/aether/internal/snapshot"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -22,7 +23,8 @@ import (
 //
 //	sha256-HEX/machine, machine.stamp, template.json
 //	names/NAME                    a link to one of these
-//	.new-ID/                      one in the making, whose maker has locked its file "lock"
+//	.new-ID/                      one in the making, whose maker has locked its file "lock"; or one that is being removed
+//	.new-ID                       a link that becomes a name
 //
 // Names change under the lock of the file "lock", which is held for moments only.
 type templates struct{ dir string }
@@ -66,8 +68,9 @@ func lock(path string, how int) (io.Closer, error) {
 	return f, nil
 }
 
-func (t *templates) lock() (io.Closer, error) {
-	return lock(filepath.Join(t.dir, lockName), unix.LOCK_EX)
+// lock is for who changes names: unix.LOCK_EX, or looks at what they lead to: unix.LOCK_SH.
+func (t *templates) lock(how int) (io.Closer, error) {
+	return lock(filepath.Join(t.dir, lockName), how)
 }
 
 // making is a template in the making.
@@ -77,25 +80,15 @@ type making struct {
 	alive io.Closer
 }
 
-// begin makes a place for a template, and removes those of makers that were killed.
+// begin makes a place for a template, and removes what makers that were killed have left.
 func (t *templates) begin() (_ *making, err error) {
-	guard, err := t.lock()
+	guard, err := t.lock(unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, guard.Close()) }()
-	entries, err := os.ReadDir(t.dir)
-	if err != nil {
+	if err := t.sweep(); err != nil {
 		return nil, err
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), makingPrefix) {
-			continue
-		}
-		dir := filepath.Join(t.dir, e.Name())
-		if dead, err := lock(filepath.Join(dir, lockName), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-			_ = errors.Join(os.RemoveAll(dir), dead.Close()) // else the next one does
-		}
 	}
 	m := &making{store: t, dir: filepath.Join(t.dir, makingPrefix+lease.NewID())}
 	if err := os.Mkdir(m.dir, 0o700); err != nil {
@@ -117,67 +110,71 @@ func (m *making) abandon() error {
 	return err
 }
 
-// publish gives the template its name.
+// publish gives the template its name. What is at a name is on disk, as a whole, before the name is, and that before an
+// older template goes. On error nothing of it is left once it is abandoned.
 func (m *making) publish(t sandbox.Template) (err error) {
 	b, err := json.MarshalIndent(t, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(m.dir, templateName), b, 0o600); err != nil {
+	if err := errors.Join(writeSynced(filepath.Join(m.dir, templateName), b), syncDir(m.dir)); err != nil {
 		return err
 	}
-	guard, err := m.store.lock()
+	guard, err := m.store.lock(unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, guard.Close()) }()
 	content := contentName(t.Digest)
-	to := filepath.Join(m.store.dir, content)
+	if err := m.store.dropUnnamed(content); err != nil { // left by somebody who was killed, whole or not
+		return err
+	}
 	if err := os.Remove(filepath.Join(m.dir, lockName)); err != nil {
 		return err
 	}
-	if err := os.Rename(m.dir, to); err != nil && !errors.Is(err, fs.ErrExist) { // else the same one is there
+	if err := os.Rename(m.dir, filepath.Join(m.store.dir, content)); err != nil && !errors.Is(err, fs.ErrExist) { // else the same one is there
 		return err
 	} else if err == nil {
 		err = m.alive.Close()
 		m.alive = nil
 		if err != nil {
-			return err
+			return errors.Join(err, m.store.dropUnnamed(content))
 		}
 	}
-	// A name comes in one step, also in place of an older one.
-	link := filepath.Join(m.store.dir, makingPrefix+lease.NewID())
-	name := filepath.Join(m.store.dir, namesName, t.Name)
-	old, _ := os.Readlink(name)
+	old, err := m.store.name(t.Name, content)
+	if err != nil {
+		return errors.Join(err, m.store.dropUnnamed(content))
+	}
+	_ = m.store.dropUnnamed(old) // the template is there; the next maker removes the old one
+	return nil
+}
+
+// name has a name lead to a template, in one step, also if it has led to an older one, which it returns. The caller holds the
+// lock.
+func (t *templates) name(name, content string) (old string, err error) {
+	if err := syncDir(t.dir); err != nil {
+		return "", err
+	}
+	names := filepath.Join(t.dir, namesName)
+	link, path := filepath.Join(t.dir, makingPrefix+lease.NewID()), filepath.Join(names, name)
+	if to, err := os.Readlink(path); err == nil {
+		old = filepath.Base(to)
+	}
 	if err := os.Symlink(filepath.Join("..", content), link); err != nil {
-		return err
+		return "", err
 	}
-	if err := os.Rename(link, name); err != nil {
-		return errors.Join(err, os.Remove(link))
+	if err := os.Rename(link, path); err != nil {
+		return "", errors.Join(err, os.Remove(link))
 	}
-	return m.store.dropUnnamed(filepath.Base(old))
+	if err := syncDir(names); err != nil {
+		return "", nil // the name is there, but the older template has to stay for now
+	}
+	return old, nil
 }
 
 func contentName(digest string) string { return strings.Replace(digest, ":", "-", 1) }
 
-// dropUnnamed removes a template that no name leads to. The caller holds the lock.
-func (t *templates) dropUnnamed(content string) error {
-	if !strings.HasPrefix(content, contentPrefix) {
-		return nil
-	}
-	names, err := os.ReadDir(filepath.Join(t.dir, namesName))
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		if to, err := os.Readlink(filepath.Join(t.dir, namesName, n.Name())); err == nil && filepath.Base(to) == content {
-			return nil
-		}
-	}
-	return os.RemoveAll(filepath.Join(t.dir, content))
-}
-
-// find returns a template and its directory.
+// find returns a template and its directory. The caller holds the lock.
 func (t *templates) find(op, name string) (sandbox.Template, string, error) {
 	to, err := os.Readlink(filepath.Join(t.dir, namesName, name))
 	content := filepath.Base(to)
@@ -186,16 +183,7 @@ func (t *templates) find(op, name string) (sandbox.Template, string, error) {
 			Detail: fmt.Sprintf("there is no template %q", name), Remedy: "`aether template ls` lists those that there are"}
 	}
 	dir := filepath.Join(t.dir, content)
-	f, err := os.Open(filepath.Join(dir, templateName))
-	if err != nil {
-		return sandbox.Template{}, "", err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxDescription))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return sandbox.Template{}, "", err
-	}
-	var found sandbox.Template
-	err = json.Unmarshal(b, &found)
+	found, err := readDescription(filepath.Join(dir, templateName))
 	if err == nil && (found.System != System || contentName(found.Digest) != content) {
 		err = fmt.Errorf("it is of system %q and digest %q", found.System, found.Digest)
 	}
@@ -203,15 +191,61 @@ func (t *templates) find(op, name string) (sandbox.Template, string, error) {
 		found.Spec, err = found.Spec.WithDefaults()
 	}
 	if err != nil {
-		return sandbox.Template{}, "", &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid,
-			Detail: fmt.Sprintf("%s of template %q: %v", templateName, name, err), Remedy: "remove the template and create it again"}
+		return sandbox.Template{}, "", damaged(op, name, fmt.Errorf("%s: %w", templateName, err))
 	}
 	found.Name = name
 	return found, dir, nil
 }
 
+func readDescription(path string) (t sandbox.Template, err error) {
+	f, err := snapshot.OpenRegular(path)
+	if err != nil {
+		return t, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxDescription))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return t, err
+	}
+	return t, json.Unmarshal(b, &t)
+}
+
+func damaged(op, name string, err error) error {
+	return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrInvalid,
+		Detail: fmt.Sprintf("template %q: %v", name, err), Remedy: "remove the template and create it again"}
+}
+
+// open finds a template and opens its file, which stays open whatever becomes of the name and the template. The file has the
+// content that the template is named after; its memory is not read. The caller closes it.
+func (t *templates) open(op, name string) (found sandbox.Template, dir string, f *snapshot.File, err error) {
+	guard, err := t.lock(unix.LOCK_SH)
+	if err != nil {
+		return found, "", nil, err
+	}
+	defer func() { err = errors.Join(err, guard.Close()) }()
+	if found, dir, err = t.find(op, name); err != nil {
+		return found, "", nil, err
+	}
+	f, err = snapshot.Open(filepath.Join(dir, machineName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return found, "", nil, damaged(op, name, err)
+	}
+	if err != nil {
+		return found, "", nil, err
+	}
+	if got := f.Digest(); got != found.Digest {
+		err = fmt.Errorf("%s has the content %s, not %s", machineName, got, found.Digest)
+		return found, "", nil, errors.Join(damaged(op, name, err), f.Close())
+	}
+	return found, dir, f, nil
+}
+
 // list returns the templates by name. One that cannot be read is left out.
-func (t *templates) list() ([]sandbox.Template, error) {
+func (t *templates) list() (_ []sandbox.Template, err error) {
+	guard, err := t.lock(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, guard.Close()) }()
 	names, err := os.ReadDir(filepath.Join(t.dir, namesName))
 	if err != nil {
 		return nil, err
@@ -228,7 +262,7 @@ func (t *templates) list() ([]sandbox.Template, error) {
 
 // remove removes a name, and with its last name the template.
 func (t *templates) remove(op, name string) (err error) {
-	guard, err := t.lock()
+	guard, err := t.lock(unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
@@ -239,7 +273,7 @@ func (t *templates) remove(op, name string) (err error) {
 		_, _, err = t.find(op, name)
 		return err
 	}
-	if err := os.Remove(path); err != nil {
+	if err := errors.Join(os.Remove(path), syncDir(filepath.Dir(path))); err != nil {
 		return err
 	}
 	return t.dropUnnamed(filepath.Base(to))

@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aethervm/aether/internal/hostdir"
+	"github.com/aethervm/aether/internal/snapshot"
 	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -36,7 +38,8 @@ func TestTemplate(t *testing.T) {
 	maker := open(t)
 	img := testenv.Image(t)
 	tempTemplates(t)
-	spec := sandbox.TemplateSpec{Name: "python", Spec: sandbox.Spec{Image: img, VCPUs: vcpus(t)}, WarmUp: []sandbox.Cmd{
+	spec := sandbox.TemplateSpec{Name: "python", Spec: sandbox.Spec{Image: img, VCPUs: vcpus(t), Network: sandbox.NetworkOutbound}, WarmUp: []sandbox.Cmd{
+		{Args: []string{"sh", "-c", clocks}},
 		{Args: []string{"sh", "-c", "cat >/tmp/living.py"}, Stdin: strings.NewReader(living)},
 		{Args: []string{"sh", "-c", "python3 /tmp/living.py >/dev/null 2>&1 </dev/null & until [ -s /tmp/living ]; do sleep 0.1; done"}},
 	}}
@@ -53,15 +56,24 @@ func TestTemplate(t *testing.T) {
 	}
 	d := open(t)
 	list, err := d.Templates(t.Context())
-	if err != nil || len(list) != 1 || list[0].Digest != made.Digest || list[0].Name != "python" || len(list[0].WarmUp) != 2 {
+	if err != nil || len(list) != 1 || list[0].Digest != made.Digest || list[0].Name != "python" || len(list[0].WarmUp) != 3 {
 		t.Fatalf("%+v, %v", list, err)
+	}
+	_, _, f, err := (&templates{dir: filepath.Join(os.Getenv("AETHER_STATE"), "templates", System)}).open("test", "python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes := slices.IndexFunc(f.Prefetch, func(r snapshot.Run) bool { return r.Write })
+	if err := f.Close(); err != nil || len(f.Prefetch) < 10 || writes < 0 {
+		t.Errorf("%d runs are to be mapped ahead, %v", len(f.Prefetch), err)
 	}
 	seen := map[string]bool{}
 	check := func(copies []sandbox.Sandbox) {
 		t.Helper()
 		for _, c := range copies {
 			alive(t, c)
-			for _, n := range strings.Fields(sh(t, c, who)) {
+			checkClocks(t, c)
+			for _, n := range strings.Fields(sh(t, c, who+"; cat /sys/class/net/eth0/address")) {
 				if seen[n] {
 					t.Errorf("%s occurs twice", n)
 				}
