@@ -36,21 +36,26 @@ type box struct {
 	// writing serializes edits of files.
 	writing chan struct{}
 
-	killing sync.Once
-	killErr error
+	killing   sync.Once
+	killErr   error
+	closeTime time.Duration // that the driver took
 
 	mu         sync.Mutex
 	sb         sandbox.Sandbox // another one after a rollback
 	generation int             // counted up with it
 	paused     bool
+	// starved tells that it is paused for want of budget: it goes on by itself when there is more.
+	starved    bool
 	busy       int       // operations in progress, background processes too
 	background int       // how many of them are background processes
 	active     time.Time // when busy fell to 0
 	billed     time.Time // up to which its time is on the ledger
 	cpu        int64     // nanoseconds that are on the ledger
 	interps    map[Language]*interpreter
-	// working holds what ends the work in progress when a budget runs out.
-	working map[*context.CancelCauseFunc]bool
+	// working and reading hold what ends the operations in progress that are for that, when a budget runs out.
+	working, reading map[*context.CancelCauseFunc]bool
+	// overrun is for how long it has run with a budget used up.
+	overrun time.Duration
 }
 
 var boxOrder atomic.Int64
@@ -64,11 +69,11 @@ func (s *Session) register(b *box, sb sandbox.Sandbox) error {
 	b.created, b.active, b.billed = now, now, now
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.turn, b.writing = make(chan struct{}, 1), make(chan struct{}, 1)
-	b.working = map[*context.CancelCauseFunc]bool{}
+	b.working, b.reading = map[*context.CancelCauseFunc]bool{}, map[*context.CancelCauseFunc]bool{}
 	if b.interps == nil {
 		b.interps = map[Language]*interpreter{}
 	}
-	err := s.r.store.put(bucketSandboxes, b.id, sandboxRecord{
+	err := s.r.living.put(bucketSandboxes, b.id, sandboxRecord{
 		ID: b.id, Tenant: s.tenant.ID, Session: s.id, System: b.driver.System(), Created: now.UTC().Round(0)})
 	if err == nil {
 		err = s.add(b)
@@ -76,6 +81,7 @@ func (s *Session) register(b *box, sb sandbox.Sandbox) error {
 	if err != nil {
 		return errors.Join(err, b.kill(s.r.typed("create", "", err)))
 	}
+	b.tellMade()
 	return nil
 }
 
@@ -89,7 +95,11 @@ func (b *box) kill(why *Error) error {
 		sb := b.sb
 		b.mu.Unlock()
 		b.bill()
+		start, done := time.Now(), b.drive(context.Background(), "close")
 		b.killErr = sb.Close()
+		done(&b.killErr)
+		b.closeTime = time.Since(start)
+		b.tell(EventKilled, why.Cause)
 		b.image.release()
 		b.s.ledger.release(1, int64(b.spec.MemoryMiB))
 		if b.killErr != nil {
@@ -97,7 +107,7 @@ func (b *box) kill(why *Error) error {
 			b.s.r.log.Error("could not close a sandbox", "sandbox", b.id, "system", b.driver.System(), "error", b.killErr)
 			return
 		}
-		b.killErr = b.s.r.store.remove(bucketSandboxes, b.id)
+		b.killErr = b.s.r.living.remove(bucketSandboxes, b.id)
 	})
 	return b.killErr
 }
@@ -108,7 +118,7 @@ type purpose int
 const (
 	// forWork is what a budget that runs out ends.
 	forWork purpose = iota
-	// forReading ends by itself, and is let: what was paid for can be fetched.
+	// forReading is let for readGrace when a budget runs out: what was paid for can be fetched.
 	forReading
 	// forBackground is a process that waits, paused, while there is no budget.
 	forBackground
@@ -118,24 +128,37 @@ const (
 type use struct {
 	b   *box
 	sb  sandbox.Sandbox
+	raw sandbox.Sandbox // sb with all its abilities
 	ctx context.Context // ends with the caller's, the box and, for work, the budget
 	end func()
 }
 
 // enter begins an operation: the sandbox is let go on if it is paused, and is not paused nor reaped
-// for idleness until end is called.
+// for idleness until end is called, unless the operation only looks.
 func (b *box) enter(ctx context.Context, why purpose) (*use, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(b.life, func() { cancel(context.Cause(b.life)) })
-	release := func() { stop(); cancel(nil) }
+	ended := atEnd(ctx)
+	release := func() { ended(); stop(); cancel(nil) }
 	if err := b.lockTurn(ctx); err != nil {
 		release()
 		return nil, err
 	}
 	defer b.unlockTurn()
 	b.mu.Lock()
-	sb, paused := b.sb, b.paused
+	sb, paused, overrun := b.sb, b.paused, b.overrun
 	b.mu.Unlock()
+	if why == forReading && overrun >= readGrace {
+		if no := b.s.ledger.exhausted(); no != nil {
+			release()
+			return nil, b.attributed(no.err("", nil))
+		}
+	}
+	look := looks(ctx)
+	if paused && look {
+		release()
+		return nil, b.attributed(refuse(CodeConflict, "", "resume it, with a token of the tenant that may", "the sandbox is paused, and to look at it would let it go on"))
+	}
 	if paused {
 		if err := b.resume(ctx, sb); err != nil {
 			err = b.reason(ctx, err)
@@ -145,25 +168,32 @@ func (b *box) enter(ctx context.Context, why purpose) (*use, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.busy++
+	if !look {
+		b.busy++
+	}
 	switch why {
 	case forWork:
 		b.working[&cancel] = true
+	case forReading:
+		b.reading[&cancel] = true
 	case forBackground:
 		b.background++
 	}
 	var once sync.Once
-	return &use{b: b, sb: sb, ctx: ctx, end: func() {
+	return &use{b: b, sb: measured{sb, b}, raw: sb, ctx: ctx, end: func() {
 		once.Do(func() {
 			release()
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			delete(b.working, &cancel)
+			delete(b.reading, &cancel)
 			if why == forBackground {
 				b.background--
 			}
-			b.busy--
-			b.active = time.Now()
+			if !look {
+				b.busy--
+				b.active = time.Now()
+			}
 		})
 	}}, nil
 }
@@ -189,12 +219,17 @@ func (b *box) resume(ctx context.Context, sb sandbox.Sandbox) error {
 	if !ok {
 		return fmt.Errorf("%s paused a sandbox that it cannot let go on", b.driver.System())
 	}
+	done := b.drive(ctx, "resume")
 	err := p.Resume(ctx)
+	done(&err)
 	// Also when it fails: it may run, and what runs is billed. To pause it again does no harm.
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.paused = false
+	b.paused, b.starved = false, false
 	b.billed = time.Now()
+	if err == nil {
+		b.tell(EventResumed, "")
+	}
 	return err
 }
 
@@ -207,13 +242,16 @@ func (b *box) pause(ctx context.Context) (bool, error) {
 	if !ok || paused {
 		return paused, nil
 	}
-	if err := p.Pause(ctx); err != nil {
+	done := b.drive(ctx, "pause")
+	err := p.Pause(ctx)
+	if done(&err); err != nil {
 		return false, err
 	}
 	b.bill()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.paused = true
+	b.tell(EventPaused, "")
 	return true, nil
 }
 
@@ -271,6 +309,14 @@ func (b *box) bill() {
 	b.billed = now
 	b.mu.Unlock()
 	b.s.ledger.spend(SandboxSeconds, int64(spent))
+	exhausted := b.s.ledger.exhausted() != nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, pauses := b.sb.(sandbox.Pauser); pauses && exhausted {
+		b.overrun += spent
+	} else {
+		b.overrun = 0
+	}
 }
 
 // reapTime is when the sandbox will be killed if nothing happens in it; nil is never.
@@ -338,34 +384,4 @@ func secondsTo(t *time.Time) *int64 {
 	}
 	n := int64(max(0, time.Until(*t)).Round(time.Second) / time.Second)
 	return &n
-}
-
-// hold keeps an image for as long as several want it.
-type hold struct {
-	mu   sync.Mutex
-	refs int
-	free func()
-}
-
-func newHold(free func()) *hold { return &hold{refs: 1, free: free} }
-
-// share is the same hold, to be released once more.
-func (h *hold) share() *hold {
-	if h != nil {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.refs++
-	}
-	return h
-}
-
-func (h *hold) release() {
-	if h == nil {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.refs--; h.refs == 0 && h.free != nil {
-		h.free()
-	}
 }

@@ -74,17 +74,24 @@ func (r Resource) unit() int64 {
 
 // ledger counts what is used of a budget. Its methods may be called concurrently.
 type ledger struct {
-	of     string // "session" or "tenant"
-	budget Budget
-	above  *ledger // is charged too; may be nil
+	of    string  // "session" or "tenant"
+	above *ledger // is charged too; may be nil
 
-	mu    sync.Mutex
-	began time.Time // of the window
-	used  map[Resource]int64
+	mu     sync.Mutex
+	budget Budget
+	began  time.Time // of the window
+	used   map[Resource]int64
 }
 
 func newLedger(of string, budget Budget, above *ledger) *ledger {
 	return &ledger{of: of, budget: budget, above: above, began: time.Now(), used: map[Resource]int64{}}
+}
+
+// set changes the budget. What is used stays on the account.
+func (l *ledger) set(budget Budget) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.budget = budget
 }
 
 // turn begins a new window if the last one has ended. The caller holds mu.
@@ -181,7 +188,10 @@ func (l *ledger) exhaustedHere(now time.Time) *BudgetRefusal {
 // bounds tells whether a resource is bounded here or above.
 func (l *ledger) bounds(r Resource) bool {
 	for ; l != nil; l = l.above {
-		if l.budget.Of(r) > 0 {
+		l.mu.Lock()
+		limit := l.budget.Of(r)
+		l.mu.Unlock()
+		if limit > 0 {
 			return true
 		}
 	}

@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,9 +112,74 @@ func TestBudgetOfTime(t *testing.T) {
 		if e := wantError(t, "in the same window", err, CodeBudget); e.Budget.Used > 62 {
 			t.Errorf("%+v", e.Budget)
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(29 * time.Minute) // the window ends, and nobody touches the sandbox
+		if info, err := s.Inspect(t.Context(), box); err != nil || info.State != StateRunning {
+			t.Errorf("in the next window: %+v, %v", info, err)
+		}
 		s.mustRun(t, box, "true")
 		if p, err := s.Poll(t.Context(), PollRequest{Process: process}); err != nil || !p.Running {
+			t.Errorf("%+v, %v", p, err)
+		}
+		time.Sleep(2 * time.Minute) // it has used that one up too
+		if info, err := s.Inspect(t.Context(), box); err != nil || info.State != StatePaused {
+			t.Errorf("when it is used up: %+v, %v", info, err)
+		}
+		// To end what is paused, the sandbox has to go on for a moment.
+		p, err := s.Signal(t.Context(), SignalRequest{Process: process, Signal: "KILL"})
+		if err != nil || p.Running || p.Signal != "SIGKILL" || p.Error != nil {
+			t.Errorf("kill: %+v, %v", p, err)
+		}
+		pauses := w.d.Pauses()
+		time.Sleep(2 * time.Second)
+		if info, err := s.Inspect(t.Context(), box); err != nil || info.State != StatePaused || w.d.Pauses() != pauses+1 {
+			t.Errorf("after the kill: %+v, %v", info, err)
+		}
+		time.Sleep(2 * time.Hour) // nothing is in there that would go on
+		if info, err := s.Inspect(t.Context(), box); CodeOf(err) != CodeGone {
+			t.Errorf("an idle one: %+v, %v", info, err)
+		}
+	})
+}
+
+// TestFeedingFails has a sandbox that cannot be let go on when there is budget again: it is tried until it can.
+func TestFeedingFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		var tries atomic.Int64
+		w.d.OnResume = func() error {
+			if tries.Add(1) <= 3 {
+				return errors.New("the guest refuses")
+			}
+			return nil
+		}
+		s := w.session(t, SessionSpec{Budget: Budget{SandboxSeconds: 60, Window: time.Hour}})
+		box := s.mustCreate(t, SandboxSpec{})
+		process := s.mustStart(t, box, "sleep 100000")
+		time.Sleep(65*time.Second + tick/2)
+		time.Sleep(time.Hour - 60*time.Second)
+		if n := tries.Load(); n != 4 {
+			t.Errorf("it was let go on %d times", n)
+		}
+		if p, err := s.Poll(t.Context(), PollRequest{Process: process}); err != nil || !p.Running {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestKillThatFails is one of a process that the system cannot end.
+func TestKillThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		w.d.OnKill = func() error { return errors.New("no process is left to do it with") }
+		s := w.session(t, SessionSpec{})
+		box := s.mustCreate(t, SandboxSpec{})
+		process := s.mustStart(t, box, "sleep 100000")
+		time.Sleep(time.Second)
+		_, err := s.Signal(t.Context(), SignalRequest{Process: process, Signal: "KILL"})
+		if e := wantError(t, "kill", err, CodeInternal); !strings.Contains(e.Cause, "may still run") || !strings.Contains(e.Remedy, "kill the sandbox") {
+			t.Error(e)
+		}
+		if p, err := s.Poll(t.Context(), PollRequest{Process: process}); err != nil || p.Error == nil || p.Signal != "" {
 			t.Errorf("%+v, %v", p, err)
 		}
 	})
@@ -249,7 +315,7 @@ func TestResumeHalfWay(t *testing.T) {
 			}
 			return info.State
 		}
-		time.Sleep(15 * time.Second)
+		time.Sleep(15*time.Second + tick/2) // not when the reaper looks
 		if got := state(); got != StatePaused {
 			t.Fatal(got)
 		}
@@ -266,5 +332,139 @@ func TestResumeHalfWay(t *testing.T) {
 		}
 		w.d.OnResume = nil
 		s.mustRun(t, id, "true")
+	})
+}
+
+// stalledWriter takes nothing until it is let go.
+type stalledWriter struct{ let chan struct{} }
+
+func (w stalledWriter) Write(p []byte) (int, error) {
+	<-w.let
+	return len(p), nil
+}
+
+// TestReadingWithoutBudget has a sandbox without budget be read: for a while it may, then it is paused all the same,
+// whether or not its reader takes what it is given.
+func TestReadingWithoutBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		s := w.session(t, SessionSpec{Budget: Budget{SandboxSeconds: 60, Window: time.Hour}})
+		box := s.mustCreate(t, SandboxSpec{Idle: IdlePolicy{Kill: -1}})
+		process := s.mustStart(t, box, "sleep 100000")
+		state := func() State {
+			t.Helper()
+			info, err := s.Inspect(t.Context(), box)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.State
+		}
+		read := func() error {
+			_, err := s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/etc/os-release"})
+			return err
+		}
+		stalled := stalledWriter{make(chan struct{})}
+		ended := make(chan error, 1)
+		go func() {
+			ended <- s.Download(t.Context(), DownloadRequest{Sandbox: box, Path: "/etc/os-release"}, stalled)
+		}()
+		time.Sleep(60*time.Second + readGrace/2)
+		if st := state(); st != StateRunning {
+			t.Errorf("while it is read it is %s", st)
+		}
+		if err := read(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(readGrace/2 + endGrace + 3*tick)
+		if st := state(); st != StatePaused {
+			t.Errorf("when it has been read for long enough it is %s", st)
+		}
+		want(t, "another read", read(), CodeBudget)
+		if st := state(); st != StatePaused {
+			t.Errorf("after another read it is %s", st)
+		}
+		close(stalled.let)
+		if err := <-ended; err != nil { // it had come to its end when it was told to
+			t.Error(err)
+		}
+		time.Sleep(time.Until(*s.Budget().WindowEnds) + 3*tick)
+		if st := state(); st != StateRunning {
+			t.Errorf("in the next window it is %s", st)
+		}
+		if err := read(); err != nil {
+			t.Error(err)
+		}
+		if p, err := s.Poll(t.Context(), PollRequest{Process: process}); err != nil || !p.Running {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestReadingIsEnded has the reading of a sandbox without budget be told so.
+func TestReadingIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		s := w.session(t, SessionSpec{Budget: Budget{SandboxSeconds: 60}})
+		b, err := s.box("test", s.mustCreate(t, SandboxSpec{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		u, err := b.enter(t.Context(), forReading)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-u.ctx.Done()
+		if e := wantError(t, "reading", b.s.r.translate("read", b.id, b.reason(u.ctx, u.ctx.Err())), CodeBudget); e.Budget.Resource != SandboxSeconds {
+			t.Errorf("%+v", e.Budget)
+		}
+		if d := time.Since(start); d < 60*time.Second+readGrace-tick || d > 60*time.Second+readGrace+2*tick {
+			t.Errorf("it was let for %s", d)
+		}
+		u.end()
+		time.Sleep(2 * tick)
+		if !b.isPaused() {
+			t.Error("it is not paused")
+		}
+	})
+}
+
+// TestShortReadsWithoutBudget has one read follow the other: together they have no more time.
+func TestShortReadsWithoutBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		s := w.session(t, SessionSpec{Budget: Budget{SandboxSeconds: 60}})
+		box := s.mustCreate(t, SandboxSpec{Idle: IdlePolicy{Kill: -1}})
+		time.Sleep(62 * time.Second)
+		start := time.Now()
+		var err error
+		for err == nil && time.Since(start) < 10*readGrace {
+			if _, err = s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/etc/os-release"}); err == nil {
+				time.Sleep(tick / 2)
+				_, err = s.Pause(t.Context(), box)
+			}
+		}
+		want(t, "a read", err, CodeBudget)
+		if d := time.Since(start); d < readGrace/2 || d > 2*readGrace {
+			t.Errorf("it could be read for %s", d)
+		}
+	})
+}
+
+// TestPausedByItsUser stays so, whatever becomes of the budget.
+func TestPausedByItsUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		s := w.session(t, SessionSpec{Budget: Budget{SandboxSeconds: 60, Window: time.Hour}})
+		box := s.mustCreate(t, SandboxSpec{Idle: IdlePolicy{Kill: -1}})
+		s.mustStart(t, box, "sleep 100000")
+		time.Sleep(65 * time.Second)
+		if _, err := s.Pause(t.Context(), box); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(*s.Budget().WindowEnds) + 3*tick)
+		if info, err := s.Inspect(t.Context(), box); err != nil || info.State != StatePaused {
+			t.Errorf("%+v, %v", info, err)
+		}
 	})
 }

@@ -20,7 +20,10 @@ type call struct {
 	what    map[string]string
 	refused error  // set if the runtime or the session takes no calls any more
 	done    func() // what end does besides; may be nil
+	begun   bool   // a program has begun: to do it again would be something else
 	quiet   bool   // it changes nothing and is not worth an entry if it succeeds
+	// elsewhere is the time that is not the runtime's own.
+	elsewhere stopwatch
 }
 
 // call begins an operation that belongs to no session. end must follow.
@@ -53,6 +56,9 @@ func (s *Session) call(ctx context.Context, op, sandbox string, need Capability)
 	}
 	if c.refused == nil && ctx.Err() != nil {
 		c.refused = ctx.Err()
+	}
+	if s.r.observer.Load() != nil {
+		ctx = context.WithValue(ctx, stopwatchKey{}, &c.elsewhere)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.life, func() { cancel(context.Cause(s.life)) })
@@ -99,6 +105,7 @@ func (c *call) end(err *error) {
 		}
 		c.r.audit.append(e)
 	}
+	c.r.observe(c.op, c.start, c.elsewhere.total(), *err)
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
 	if c.r.calls--; c.r.calls == 0 && c.r.idle != nil {

@@ -29,6 +29,16 @@ type Config struct {
 	System string
 	// Limits bound what sessions may ask for.
 	Limits Limits
+	// Capabilities are those of a session that asks for none by name, within its tenant's; nil means
+	// DefaultCapabilities.
+	Capabilities []Capability
+	// Egress bounds what sandboxes may be asked to reach.
+	Egress EgressLimit
+	// Secrets are those that sandboxes may ask for, by name: all tenants' that have CanNetwork. It is not to be
+	// changed any more.
+	Secrets map[string]Secret
+	// Pool has sandboxes ready before they are asked for. The zero value has none.
+	Pool PoolConfig
 	// Log gets what nobody waits for; nil discards it.
 	Log *slog.Logger
 }
@@ -55,6 +65,29 @@ func (s storeImages) Resolve(_ context.Context, name string) (sandbox.Image, fun
 		return img, nil, err
 	}
 	return img, func() { _ = hold.Close() }, nil
+}
+
+// PoolConfig bounds the sandboxes that are made before they are asked for. How many there are of a kind follows from
+// how often it is asked for and how long it takes to make one; kinds differ in the tenant, and in anything that a driver
+// is told.
+type PoolConfig struct {
+	// Sandboxes is the most that wait at a time; 0 is none.
+	Sandboxes int
+	// MemoryMiB bounds the memory of all of them together; 0 means 256 for each of Sandboxes.
+	MemoryMiB int
+}
+
+// EgressLimit is the operator's word on networks, to whoever has CanNetwork. What clouds have their metadata on,
+// link-local addresses and the host's loopback are never reached; an address of the host only if Allow names exactly
+// that.
+type EgressLimit struct {
+	// Allow are rules, as in sandbox.EgressRule: what a request names must lie within one of them, and a request
+	// for an outbound network without rules gets all of them. Empty means "*": every name and every public
+	// address, and no private network.
+	Allow []string
+	// Unlimited takes any rule, and lets a request without rules have what the system's ordinary network
+	// reaches: under Docker that is all that this host does, and the host too. It is for who owns the host.
+	Unlimited bool
 }
 
 // Limits are defaults and bounds. A zero field means the default that its comment gives.

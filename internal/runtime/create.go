@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/aethervm/aether/internal/egress/inject"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -38,7 +39,7 @@ func (s *Session) Create(ctx context.Context, req CreateRequest) (info SandboxIn
 }
 
 // create makes a sandbox for an operation.
-func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemeral bool) (*box, error) {
+func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemeral bool) (_ *box, err error) {
 	if err := s.allow(c.op, spec); err != nil {
 		return nil, err
 	}
@@ -46,6 +47,12 @@ func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemer
 		return nil, err
 	}
 	spec = s.r.complete(spec)
+	if err := s.r.allowSecrets(c.op, &spec); err != nil {
+		return nil, err
+	}
+	if err := s.r.limitEgress(c.op, &spec); err != nil {
+		return nil, err
+	}
 	img, release, err := s.r.cfg.Images.Resolve(ctx, spec.Image)
 	if err != nil {
 		return nil, err
@@ -53,7 +60,19 @@ func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemer
 	hold := newHold(release)
 	want := sandbox.Spec{Image: img, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, Processes: spec.Processes,
 		Network: spec.Network, Egress: spec.Egress, Env: spec.Env}
-	if want, err = want.WithDefaults(); err != nil {
+	injector, err := s.r.injector(c.op, spec)
+	if injector != nil {
+		want.Outside, want.Env = injector, append(inject.Environment(), spec.Env...)
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, injector.Close())
+			}
+		}()
+	}
+	if err == nil {
+		want, err = want.WithDefaults()
+	}
+	if err != nil {
 		hold.release()
 		return nil, err
 	}
@@ -63,23 +82,15 @@ func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemer
 		hold.release()
 		return nil, no.err(c.op, s.nextReap())
 	}
-	var sb sandbox.Sandbox
-	var by candidate
-	chooseErr := s.r.systems.candidates(ctx, c.op, spec.System, func(can candidate) bool {
-		by = can
-		sb, err = can.driver.Create(ctx, want)
-		if errors.Is(err, sandbox.ErrUnavailable) {
-			can.forget()
+	sb, by, err := s.r.obtain(ctx, c, spec.System, want, &hold)
+	if err == nil && injector != nil {
+		if err = trust(ctx, sb, injector); err != nil {
+			err = errors.Join(err, sb.Close())
 		}
-		// What cannot be done here may be done by the next one, if there is a choice.
-		return errors.Is(err, sandbox.ErrUnsupported) || errors.Is(err, sandbox.ErrUnavailable)
-	})
-	if err = errors.Join(chooseErr, err); err != nil {
+	}
+	if err != nil {
 		s.ledger.release(1, memory)
 		hold.release()
-		if chooseErr != nil {
-			return nil, chooseErr
-		}
 		return nil, err
 	}
 	b := &box{driver: by.driver, spec: spec, why: s.r.scrub(by.why), image: hold, digest: img.Digest, ephemeral: ephemeral}
@@ -89,9 +100,47 @@ func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemer
 	return b, nil
 }
 
+// obtain gets a sandbox from the pool, with the pool's hold of the image in place of the caller's, or makes one.
+func (r *Runtime) obtain(ctx context.Context, c *call, system string, spec sandbox.Spec, image **hold) (sandbox.Sandbox, candidate, error) {
+	if spec.Outside != nil { // nobody else's would do
+		return r.build(ctx, c.op, system, spec)
+	}
+	if s := r.pool.take(c.tenant, system, spec); s != nil {
+		c.note("ready", "true")
+		(*image).release()
+		*image = s.image
+		return s.sb, s.by, nil
+	}
+	start := time.Now()
+	sb, by, err := r.build(ctx, c.op, system, spec)
+	if err == nil {
+		r.pool.took(c.tenant, system, spec, time.Since(start))
+	}
+	return sb, by, err
+}
+
+// build has the best system that can do it make a sandbox.
+func (r *Runtime) build(ctx context.Context, op, system string, spec sandbox.Spec) (sb sandbox.Sandbox, by candidate, err error) {
+	chooseErr := r.systems.candidates(ctx, op, system, func(can candidate) bool {
+		by = can
+		done := r.drive(ctx, can.driver.System(), "create")
+		sb, err = can.driver.Create(ctx, spec)
+		done(&err)
+		if errors.Is(err, sandbox.ErrUnavailable) {
+			can.forget()
+		}
+		// What cannot be done here may be done by the next one, if there is a choice.
+		return errors.Is(err, sandbox.ErrUnsupported) || errors.Is(err, sandbox.ErrUnavailable)
+	})
+	if chooseErr != nil {
+		return nil, by, errors.Join(chooseErr, err)
+	}
+	return sb, by, err
+}
+
 // allow refuses what a session may not ask for, and what never can be.
 func (s *Session) allow(op string, spec SandboxSpec) error {
-	if asks := spec.Network != "" && spec.Network != sandbox.NetworkNone || len(spec.Egress) > 0; asks && !s.can(CanNetwork) {
+	if asks := spec.Network != "" && spec.Network != sandbox.NetworkNone || len(spec.Egress) > 0 || len(spec.Secrets) > 0; asks && !s.can(CanNetwork) {
 		return refuse(CodeDenied, op, "leave the network out, or ask whoever opened the session for it", "this session has no capability %q", CanNetwork)
 	}
 	if spec.TTL < 0 {
@@ -143,7 +192,7 @@ func (s *Session) target(ctx context.Context, c *call, id string, spec SandboxSp
 	}
 	c.sandbox = b.id
 	c.note("ephemeral", "true")
-	return b, func(err *error) { *err = errors.Join(*err, b.kill(ended())) }, nil
+	return b, func(err *error) { *err = errors.Join(*err, c.kill(b, ended())) }, nil
 }
 
 // ended is why an ephemeral sandbox is gone.
@@ -183,11 +232,13 @@ func (s *Session) EgressLog(ctx context.Context, sandboxID string) (log sandbox.
 		return log, b.reason(ctx, err)
 	}
 	defer u.end()
-	logger, ok := u.sb.(sandbox.EgressLogger)
+	logger, ok := u.raw.(sandbox.EgressLogger)
 	if !ok {
 		return log, refuse(CodeUnsupported, c.op, "create the sandbox with aethervm", "%s keeps no record of refused flows", b.driver.System())
 	}
+	done := b.drive(u.ctx, "egress log")
 	log, err = logger.EgressLog(u.ctx)
+	done(&err)
 	return log, b.reason(u.ctx, err)
 }
 
@@ -221,5 +272,5 @@ func (s *Session) Kill(ctx context.Context, sandboxID string) (err error) {
 	if err != nil {
 		return err
 	}
-	return b.kill(refuse(CodeGone, "", "create another sandbox", "it was killed at %s", time.Now().UTC().Format(time.TimeOnly)))
+	return c.kill(b, refuse(CodeGone, "", "create another sandbox", "it was killed at %s", time.Now().UTC().Format(time.TimeOnly)))
 }

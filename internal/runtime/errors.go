@@ -128,7 +128,11 @@ func (r *Runtime) typed(op, id string, err error) *Error {
 	if e.Remedy == "" {
 		e.Remedy = remedyFor(e.Code)
 	}
-	e.Cause, e.Remedy = r.scrub(e.Cause), r.scrub(e.Remedy)
+	scrub := r.scrub
+	if e.Code == CodeUnavailable { // that is about the host
+		scrub = r.scrubHost
+	}
+	e.Cause, e.Remedy = scrub(e.Cause), scrub(e.Remedy)
 	return e
 }
 

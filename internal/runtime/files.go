@@ -18,8 +18,6 @@ const (
 	defaultMode  = 0o644
 	maxEntries   = 1000
 	mkdirTimeout = 30 * time.Second
-	// maxSkip is how far into a file a range may begin, in bytes: what comes before it is read, and dropped here.
-	maxSkip = 1 << 30
 )
 
 // Read reads a range of a file, or lists a directory.
@@ -59,12 +57,7 @@ func (s *Session) read(u *use, op string, req ReadRequest) (res ReadResult, err 
 	if err != nil {
 		return res, err
 	}
-	if info.Mode&fs.ModeSymlink != 0 {
-		// What a directory's link leads to shows by the element behind it.
-		if to, err := u.sb.Stat(u.ctx, strings.TrimSuffix(req.Path, "/")+"/."); err == nil {
-			info = to
-		}
-	}
+	info = u.follow(req.Path, info)
 	res.Mode = info.Mode.String()
 	if info.Mode.IsDir() {
 		return s.readDir(u, op, req, res)
@@ -73,16 +66,15 @@ func (s *Session) read(u *use, op string, req ReadRequest) (res ReadResult, err 
 	if size == 0 || size > s.r.limits.ReadSize {
 		size = s.r.limits.ReadSize
 	}
-	w := &window{from: req.Offset, size: size}
-	if req.Offset < 0 {
-		// From the end, which is known of regular files only.
-		w.from = max(0, info.Size+req.Offset)
+	from := req.Offset
+	if from < 0 { // from the end
+		if !info.Mode.IsRegular() {
+			return res, refuse(CodeInvalid, op, "begin at the beginning, or name the file that it leads to", "how long it is shows only when it is read")
+		}
+		from = max(0, info.Size+from)
 	}
-	if w.from > maxSkip {
-		return res, refuse(CodeInvalid, op, "read it with a program, by run: tail, dd", "the range begins after %d bytes", int64(maxSkip))
-	}
-	err = u.sb.ReadFile(u.ctx, req.Path, w)
-	if err != nil && !errors.Is(err, errEnough) {
+	w, err := u.window(op, req.Path, info, from, size)
+	if err != nil {
 		return res, err
 	}
 	res.Offset = min(w.from, w.at)
@@ -121,50 +113,22 @@ func (s *Session) readDir(u *use, op string, req ReadRequest, res ReadResult) (R
 	}
 	res.Entries = []Entry{}
 	for _, f := range list[res.Offset:end] {
-		e := Entry{Name: validText(f.Name), Type: "other", Size: f.Size, Mode: f.Mode.String(), Modified: f.ModTime.UTC(), Target: validText(f.Target)}
-		switch {
-		case f.Mode.IsRegular():
-			e.Type = "file"
-		case f.Mode.IsDir():
-			e.Type = "dir"
-		case f.Mode&fs.ModeSymlink != 0:
-			e.Type = "link"
-		}
-		res.Entries = append(res.Entries, e)
+		res.Entries = append(res.Entries, entryOf(f))
 	}
 	return res, nil
 }
 
-// errEnough ends the reading of a file of which no more is wanted.
-var errEnough = errors.New("enough")
-
-// window keeps a range of what is written to it.
-type window struct {
-	from int64
-	size int
-
-	at   int64 // how much there was, if it was all read
-	data []byte
-	more bool
-}
-
-func (w *window) Write(p []byte) (int, error) {
-	n := len(p)
-	at := w.at
-	w.at += int64(n)
-	if skip := w.from - at; skip > 0 {
-		if skip >= int64(n) {
-			return n, nil
-		}
-		p = p[skip:]
+func entryOf(f sandbox.FileInfo) Entry {
+	e := Entry{Name: validText(f.Name), Type: "other", Size: f.Size, Mode: f.Mode.String(), Modified: f.ModTime.UTC(), Target: validText(f.Target)}
+	switch {
+	case f.Mode.IsRegular():
+		e.Type = "file"
+	case f.Mode.IsDir():
+		e.Type = "dir"
+	case f.Mode&fs.ModeSymlink != 0:
+		e.Type = "link"
 	}
-	room := w.size - len(w.data)
-	if len(p) > room {
-		w.data, w.more = append(w.data, p[:room]...), true
-		return n, errEnough
-	}
-	w.data = append(w.data, p...)
-	return n, nil
+	return e
 }
 
 // Write writes a file whole, or edits one by replacing text that matches exactly. A file changes
@@ -252,34 +216,51 @@ func (req *WriteRequest) data(op string) ([]byte, error) {
 // put writes a file, and makes the directories above it if they are missing. mode 0 keeps that of a
 // file that is there.
 func put(u *use, name string, data []byte, mode fs.FileMode) error {
-	if mode == 0 {
-		mode = defaultMode
-		info, err := u.sb.Stat(u.ctx, name)
-		switch {
-		case err == nil && info.Mode.IsRegular():
-			mode = info.Mode.Perm()
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return err
-		}
-	}
-	write := func() error { return u.sb.WriteFile(u.ctx, name, bytes.NewReader(data), mode) }
-	err := write()
-	if !errors.Is(err, fs.ErrNotExist) {
+	mode, err := modeFor(u, name, mode)
+	if err != nil {
 		return err
 	}
+	write := func() error { return u.sb.WriteFile(u.ctx, name, bytes.NewReader(data), mode) }
+	if err = write(); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeDir(u, path.Dir(name), err); err != nil {
+		return err
+	}
+	return write()
+}
+
+// modeFor is the mode to write a file with: 0 means that of the file that is there, or the default.
+func modeFor(u *use, name string, mode fs.FileMode) (fs.FileMode, error) {
+	if mode != 0 {
+		return mode, nil
+	}
+	info, err := u.sb.Stat(u.ctx, name)
+	switch {
+	case err == nil && info.Mode.IsRegular():
+		return info.Mode.Perm(), nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return 0, err
+	}
+	return defaultMode, nil
+}
+
+// makeDir makes a directory and those above it. missing is the error that says that it is not there: it is what remains
+// where the image has nothing to make one with.
+func makeDir(u *use, dir string, missing error) error {
 	var said bytes.Buffer
-	exit, mkErr := u.sb.Exec(u.ctx, sandbox.Cmd{Args: []string{"mkdir", "-p", "--", path.Dir(name)},
+	exit, err := u.sb.Exec(u.ctx, sandbox.Cmd{Args: []string{"mkdir", "-p", "--", dir},
 		Stderr: &limitedWriter{w: &said, left: 1 << 10}, Timeout: mkdirTimeout})
 	switch {
-	case errors.Is(mkErr, sandbox.ErrCannotRun):
-		return err // the first error says it: the directory does not exist
-	case mkErr != nil:
-		return mkErr
+	case errors.Is(err, sandbox.ErrCannotRun):
+		return missing
+	case err != nil:
+		return err
 	case !exit.Success():
 		return refuse(CodePermission, "write", "choose another directory; /tmp can be written to in every sandbox",
 			"the directory cannot be made: %s", clip(strings.TrimSpace(said.String()), 512))
 	}
-	return write()
+	return nil
 }
 
 // edit reads the file and applies the edits in memory.

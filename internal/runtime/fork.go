@@ -85,11 +85,13 @@ func (s *Session) fork(ctx context.Context, c *call, b *box, n int) (children []
 		return nil, "", err
 	}
 	interps := b.interpreters(kind)
+	spec := b.spec
+	spec.Secrets = inherited(spec.Secrets)
 	errs := make([]error, n)
 	children = make([]*box, n)
 	var wg sync.WaitGroup
 	for i, sb := range made { // at the same time, so that they share the wait for the disk
-		child := &box{driver: b.driver, spec: b.spec, why: "forked", parent: b.id, image: b.image.share(), digest: b.digest, interps: copied(interps)}
+		child := &box{driver: b.driver, spec: spec, why: "forked", parent: b.id, image: b.image.share(), digest: b.digest, interps: copied(interps)}
 		children[i] = child
 		wg.Go(func() { errs[i] = s.register(child, sb) })
 	}
@@ -111,9 +113,14 @@ func (b *box) copies(ctx context.Context, op string, n int) (made []sandbox.Sand
 		return nil, "", b.reason(ctx, err)
 	}
 	defer u.end()
-	if f, ok := u.sb.(sandbox.Forker); ok {
+	if f, ok := u.raw.(sandbox.Forker); ok {
+		done := b.drive(u.ctx, "fork")
 		made, err = f.Fork(u.ctx, n)
+		done(&err)
 		return made, sandbox.SnapshotFull, b.reason(u.ctx, err)
+	}
+	if len(inherited(b.spec.Secrets)) > 0 {
+		return nil, "", refuse(CodeUnsupported, op, "have the secrets not inherited", "%s forks by way of a snapshot, which has no secrets", b.driver.System())
 	}
 	dir := filepath.Join(b.s.r.dir, scratchName, newID(prefixSnapshot))
 	saved, err := b.save(u, op, dir)
@@ -121,7 +128,7 @@ func (b *box) copies(ctx context.Context, op string, n int) (made []sandbox.Sand
 		return nil, "", errors.Join(b.reason(u.ctx, err), os.RemoveAll(dir))
 	}
 	d := b.driver.(sandbox.Restorer) // save has looked
-	made, err = restoreAll(u.ctx, d, saved, n, b.s.r.limits.Parallel)
+	made, err = b.s.r.restoreAll(u.ctx, d, saved, n)
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), reapTimeout)
 	defer cancel()
 	if rmErr := errors.Join(d.RemoveSnapshot(clean, saved), os.RemoveAll(dir)); rmErr != nil {
@@ -131,11 +138,11 @@ func (b *box) copies(ctx context.Context, op string, n int) (made []sandbox.Sand
 }
 
 // restoreAll restores n sandboxes, all or none.
-func restoreAll(ctx context.Context, d sandbox.Restorer, saved sandbox.Snapshot, n, parallel int) ([]sandbox.Sandbox, error) {
+func (r *Runtime) restoreAll(ctx context.Context, d sandbox.Restorer, saved sandbox.Snapshot, n int) ([]sandbox.Sandbox, error) {
 	made, errs := make([]sandbox.Sandbox, n), make([]error, n)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	slots := make(chan struct{}, parallel)
+	slots := make(chan struct{}, r.limits.Parallel)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
@@ -145,7 +152,9 @@ func restoreAll(ctx context.Context, d sandbox.Restorer, saved sandbox.Snapshot,
 				errs[i] = ctx.Err()
 				return
 			}
-			if made[i], errs[i] = d.Restore(ctx, saved); errs[i] != nil {
+			done := r.drive(ctx, saved.System, "restore")
+			made[i], errs[i] = d.Restore(ctx, saved)
+			if done(&errs[i]); errs[i] != nil {
 				made[i] = nil
 				cancel() // the others are not wanted any more
 			}
@@ -184,7 +193,7 @@ func (s *Session) runChildren(ctx context.Context, op string, children []*box, r
 		run := runs[min(i, len(runs)-1)]
 		run.Env = append(slices.Clone(run.Env), forkEnv+"="+strconv.Itoa(i))
 		wg.Go(func() {
-			res, err := s.runIn(ctx, op, b, run)
+			res, err := s.runIn(ctx, op, b, run, func() {})
 			into[i].Sandbox = b.info()
 			if err == nil {
 				into[i].Run = &res

@@ -89,6 +89,7 @@ func (s *Session) startProcess(ctx context.Context, op string, b *box, req RunRe
 	s.outputs.keep(p.out)
 	s.tasks.Add(1) // Close waits after it has set closed
 	s.mu.Unlock()
+	s.tell(Event{Type: EventProcessStarted, Sandbox: b.id, Process: p.id})
 	go func() {
 		defer s.tasks.Done()
 		p.run(u, req)
@@ -106,7 +107,11 @@ func (p *process) run(u *use, req RunRequest) {
 	p.stdin.close()
 	killed := err != nil && errors.Is(context.Cause(u.ctx), errKilled)
 	var failed *Error
-	if err != nil && !killed {
+	switch {
+	case killed && b.life.Err() == nil && moreThan(err, errKilled, context.Canceled):
+		killed = false
+		failed = refuse(CodeInternal, "signal", "kill the sandbox", "the process may still run: %s", s.r.scrub(err.Error()))
+	case err != nil && !killed:
 		failed = s.r.typed("run", b.id, b.reason(u.ctx, err))
 	}
 	p.mu.Lock()
@@ -122,6 +127,7 @@ func (p *process) run(u *use, req RunRequest) {
 	s.mu.Lock()
 	s.forget(s.outputs.retire(p.id))
 	s.mu.Unlock()
+	s.tell(Event{Type: EventProcessEnded, Sandbox: b.id, Process: p.id})
 	info := p.info()
 	e := AuditEntry{Time: time.Now(), Tenant: s.tenant.ID, Session: s.id, Op: "process end", Sandbox: b.id,
 		What: map[string]string{"process": p.id}, Result: "ok", DurationMS: info.DurationMS}
@@ -136,6 +142,20 @@ func (p *process) run(u *use, req RunRequest) {
 	}
 }
 
+// moreThan tells whether an error says something else besides any of those given.
+func moreThan(err error, known ...error) bool {
+	if slices.Contains(known, err) {
+		return false
+	}
+	switch e := err.(type) { //nolint:errorlint // it is the chain itself that is looked through
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), func(part error) bool { return moreThan(part, known...) })
+	case interface{ Unwrap() error }:
+		return e.Unwrap() == nil || moreThan(e.Unwrap(), known...)
+	}
+	return true
+}
+
 // processWriter takes the output of a background process. When its budget is used up the reaper
 // pauses the sandbox; where that cannot be, the process is ended here.
 type processWriter struct {
@@ -146,6 +166,7 @@ type processWriter struct {
 func (w *processWriter) Write(data []byte) (int, error) {
 	n, _ := w.buf.Write(data)
 	l := w.p.b.s.ledger
+	w.p.b.s.r.written.Add(int64(n))
 	l.spend(OutputBytes, int64(n))
 	if no := l.exhausted(); no != nil && no.Resource == OutputBytes {
 		w.p.b.mu.Lock()
@@ -276,6 +297,9 @@ func (s *Session) Poll(ctx context.Context, req PollRequest) (res PollResult, er
 }
 
 func (p *process) wait(ctx context.Context, req PollRequest) error {
+	w := elsewhere(ctx)
+	w.start()
+	defer w.stop()
 	out, errs := p.out.stdout.after(req.Stdout), p.out.stderr.after(req.Stderr)
 	if p.running() && out != nil && errs != nil {
 		timer := time.NewTimer(req.Wait)

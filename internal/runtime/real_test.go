@@ -1,8 +1,10 @@
 package runtime
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -315,4 +317,75 @@ func (h *hostSandbox) end(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
+}
+
+// TestPoolAfterKill kills a process that has sandboxes ready, and has the next one find nothing of them.
+func TestPoolAfterKill(t *testing.T) {
+	const inChild = "AETHER_TEST_POOL"
+	if dir, run, ok := strings.Cut(os.Getenv(inChild), ":"); ok {
+		_ = os.RemoveAll(os.Getenv("AETHER_RUN")) // TestMain has made one, and will not come to remove it
+		t.Setenv("AETHER_RUN", run)
+		fillPool(t, dir)
+		return
+	}
+	s := openReal(t, "gvisor", "GVISOR") // it skips, and sets the run directory
+	dir := t.TempDir()
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPoolAfterKill$", "-test.v")
+	child.Env = append(os.Environ(), inChild+"="+dir+":"+os.Getenv("AETHER_RUN"))
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := ""
+	for lines, is := bufio.NewScanner(out), false; !is && lines.Scan(); {
+		ready, is = strings.CutPrefix(lines.Text(), "ready ")
+	}
+	_ = child.Process.Kill()
+	_ = child.Wait()
+	if n, err := strconv.Atoi(ready); err != nil || n < 1 {
+		t.Fatalf("%q were ready: %v", ready, err)
+	}
+	r, err := Open(t.Context(), Config{StateDir: dir, Drivers: s.r.cfg.Drivers, Images: s.r.cfg.Images})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	found := r.Recovered()
+	// Those that were ready belonged to nobody.
+	if n, _ := strconv.Atoi(ready); found.Swept["gvisor"] < n || len(found.Orphans) != 0 {
+		t.Errorf("%s were ready; %+v", ready, found)
+	}
+	if n, err := s.r.cfg.Drivers[0].Sweep(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d are left: %v", n, err)
+	}
+}
+
+// fillPool has sandboxes ready until the process is killed.
+func fillPool(t *testing.T, dir string) {
+	var list []sandbox.Driver
+	for _, d := range drivers.Drivers(drivers.Options{}) {
+		if d.System() == "gvisor" {
+			list = append(list, d)
+		}
+	}
+	store, err := image.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(t.Context(), Config{StateDir: dir, Drivers: list, Images: StoreImages(store), Pool: PoolConfig{Sandboxes: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := (&world{Runtime: r}).session(t, SessionSpec{})
+	for range 4 {
+		s.mustRun(t, "", "true")
+	}
+	for deadline := time.Now().Add(time.Minute); r.Pool().Ready < 1 && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	fmt.Printf("ready %d\n", r.Pool().Ready)
+	time.Sleep(time.Minute)
 }

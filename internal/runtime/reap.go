@@ -14,6 +14,10 @@ const (
 	tick = time.Second
 	// reapTimeout bounds what it does to one sandbox at a time.
 	reapTimeout = 30 * time.Second
+	// readGrace is for how long a sandbox may run, in all, to be read when a budget is used up, and endGrace how long
+	// what is ended then may take.
+	readGrace = time.Minute
+	endGrace  = 10 * time.Second
 	// expireEvery is how often idempotency keys are looked through.
 	expireEvery = time.Hour
 )
@@ -96,6 +100,8 @@ func (b *box) tend(ctx context.Context) {
 		})
 	case b.s.ledger.exhausted() != nil:
 		b.starve(ctx, b.s.ledger.exhausted())
+	case b.isStarved():
+		b.feed(ctx)
 	case over(idlePause):
 		b.whenIdle(func() { b.pauseFor(ctx, "pause") })
 	}
@@ -143,13 +149,14 @@ func (b *box) record(op string, start time.Time, cause string, err error) {
 		cause = b.s.r.scrub(err.Error())
 		b.s.r.log.Warn("could not "+op+" a sandbox", "sandbox", b.id, "error", err)
 	}
+	b.s.r.observe(op, start, time.Since(start), b.s.r.translate(op, b.id, err))
 	b.s.r.audit.append(AuditEntry{Time: time.Now(), Tenant: b.s.tenant.ID, Session: b.s.id, Op: op, Sandbox: b.id,
 		Result: result(err), Cause: clip(cause, 256), DurationMS: time.Since(start).Milliseconds()})
 }
 
-// starve stops a sandbox whose budget is used up: work in the foreground is ended, with the reason,
-// and what runs in the background waits, paused, until there is more. Where the system cannot pause,
-// the sandbox is killed.
+// starve stops a sandbox whose budget is used up: work in the foreground is ended, with the reason, reading too when it
+// has lasted, and what runs in the background waits, paused, until there is more. Where the system cannot pause, the
+// sandbox is killed.
 func (b *box) starve(ctx context.Context, no *BudgetRefusal) {
 	if no == nil { // a window began in between
 		return
@@ -158,9 +165,13 @@ func (b *box) starve(ctx context.Context, no *BudgetRefusal) {
 	for cancel := range b.working {
 		(*cancel)(no.err("", nil))
 	}
+	if b.overrun >= readGrace {
+		for cancel := range b.reading {
+			(*cancel)(no.err("", nil))
+		}
+	}
 	_, can := b.sb.(sandbox.Pauser)
-	// It takes a sandbox that runs to end a program in it, or to finish reading.
-	quiet := b.busy == b.background
+	quiet := b.isQuiet()
 	b.mu.Unlock()
 	if !can {
 		if no.Resource != OutputBytes { // it costs nothing by being there
@@ -173,11 +184,53 @@ func (b *box) starve(ctx context.Context, no *BudgetRefusal) {
 	}
 	defer b.unlockTurn()
 	b.mu.Lock()
-	quiet = b.busy == b.background // nobody enters without the turn
+	quiet = b.isQuiet() // nobody enters without the turn
+	already := b.paused
 	b.mu.Unlock()
-	if quiet {
+	if quiet && !already {
 		b.pauseFor(ctx, "pause")
+		b.mu.Lock()
+		b.starved = b.paused && b.background > 0
+		b.mu.Unlock()
 	}
+}
+
+// isQuiet tells whether a sandbox without budget can be paused: it takes one that runs to end a program in it, or to
+// finish reading. What has not ended in time may wait for a client that does not take what it has asked for. The
+// caller holds mu.
+func (b *box) isQuiet() bool { return b.busy == b.background || b.overrun >= readGrace+endGrace }
+
+// isStarved tells whether starve has paused the sandbox, and what it stopped is still there.
+func (b *box) isStarved() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.starved && b.background > 0
+}
+
+// feed lets a sandbox go on that starve has paused: there is budget again. If that fails it is tried again
+// with the next look.
+func (b *box) feed(ctx context.Context) {
+	if b.lockTurn(ctx) != nil {
+		return
+	}
+	defer b.unlockTurn()
+	if !b.isStarved() { // somebody was faster
+		return
+	}
+	b.mu.Lock()
+	sb, again := b.sb, !b.paused
+	b.mu.Unlock()
+	start := time.Now()
+	err := b.resume(ctx, sb)
+	if err != nil {
+		b.mu.Lock()
+		b.starved = true
+		b.mu.Unlock()
+		if err = b.reason(ctx, err); again {
+			return // once is enough for the log
+		}
+	}
+	b.record("resume", start, "", err)
 }
 
 // billCPU puts the vCPU time since the last call on the ledger, if a budget bounds it and the system

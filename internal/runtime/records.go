@@ -49,6 +49,8 @@ type tenantRecord struct {
 	// Tokens are the SHA-256 digests of the tokens that are valid, in hexadecimal. A token is 256
 	// random bits, so that neither salt nor a slow hash would add anything.
 	Tokens []string `json:"tokens"`
+	// Views are those of view tokens.
+	Views []string `json:"views,omitempty"`
 }
 
 func (t tenantRecord) check(key string) error {
@@ -58,7 +60,7 @@ func (t tenantRecord) check(key string) error {
 	case !nameRE.MatchString(t.Name):
 		return fmt.Errorf("its name is %q", t.Name)
 	}
-	for _, digest := range t.Tokens {
+	for _, digest := range slices.Concat(t.Tokens, t.Views) {
 		if b, err := hex.DecodeString(digest); err != nil || len(b) != 32 {
 			return errors.New("a digest of a token is none")
 		}
@@ -117,14 +119,16 @@ type keyRecord struct {
 	Op string `json:"op"`
 	// Request is the SHA-256 of the request, in hexadecimal.
 	Request string          `json:"request"`
-	Answer  json.RawMessage `json:"answer"`
+	Answer  json.RawMessage `json:"answer,omitempty"`
+	// Failed is set in place of Answer if that was an error.
+	Failed *Error `json:"failed,omitempty"`
 	// Lasting tells that what the call made outlives the process.
 	Lasting bool      `json:"lasting,omitempty"`
 	Time    time.Time `json:"time"`
 }
 
 func (k keyRecord) check(string) error {
-	if b, err := hex.DecodeString(k.Request); err != nil || len(b) != 32 || k.Op == "" || len(k.Answer) == 0 {
+	if b, err := hex.DecodeString(k.Request); err != nil || len(b) != 32 || k.Op == "" || (len(k.Answer) == 0) == (k.Failed == nil) {
 		return errors.New("it is not whole")
 	}
 	return nil

@@ -67,11 +67,11 @@ func (s *Session) runForeground(ctx context.Context, c *call, req RunRequest) (r
 		return res, err
 	}
 	defer done(&err)
-	return s.runIn(ctx, c.op, b, req)
+	return s.runIn(ctx, c.op, b, req, func() { c.begun = true })
 }
 
-// runIn runs a foreground program in a box.
-func (s *Session) runIn(ctx context.Context, op string, b *box, req RunRequest) (res RunResult, err error) {
+// runIn runs a foreground program in a box. begin is called when nothing but the program is left to be done.
+func (s *Session) runIn(ctx context.Context, op string, b *box, req RunRequest, begin func()) (res RunResult, err error) {
 	if err := s.affordable(op); err != nil {
 		return res, err
 	}
@@ -88,6 +88,7 @@ func (s *Session) runIn(ctx context.Context, op string, b *box, req RunRequest) 
 	}
 	cmd.Stdout, cmd.Stderr = w.writer(Stdout, req.Stdout), w.writer(Stderr, req.Stderr)
 	start := time.Now()
+	begin()
 	exit, err := u.sb.Exec(u.ctx, cmd)
 	if err = b.reason(u.ctx, err); err != nil {
 		return res, err
@@ -154,6 +155,7 @@ func (sw *streamWriter) Write(p []byte) (int, error) {
 	if w.progress != nil {
 		w.progress(Progress{Sandbox: w.box, Stream: sw.stream, Data: p, Total: w.total})
 	}
+	w.s.r.written.Add(int64(len(p)))
 	w.s.ledger.spend(OutputBytes, int64(len(p)))
 	if no := w.s.ledger.exhausted(); no != nil && no.Resource == OutputBytes {
 		return n, no.err("", nil)

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"github.com/aethervm/aether/internal/runtime/runtimetest"
 )
 
 func TestRunForms(t *testing.T) {
@@ -444,11 +446,47 @@ func TestEditRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, e)
 		}
 	}
-	_, err := s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/tmp/f", Offset: maxSkip + 1})
-	if e := wantError(t, "far", err, CodeInvalid); !strings.Contains(e.Cause, "begins after") {
-		t.Error(e)
-	}
 	if read, err := s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/tmp/f"}); err != nil || !strings.HasPrefix(read.Text, "a = 1\nb = 1") {
 		t.Errorf("%+v, %v", read, err)
+	}
+}
+
+// TestReadRanges reads parts of a long file, for which no more than they are is read.
+func TestReadRanges(t *testing.T) {
+	w := open(t, func(c *Config) { c.Limits.ReadSize = 100 })
+	s := w.session(t, SessionSpec{})
+	box := s.mustCreate(t, SandboxSpec{})
+	const size = 1 << 20
+	text := strings.Repeat("0123456789abcdef", size/16)
+	if _, err := s.Write(t.Context(), WriteRequest{Sandbox: box, Path: "/tmp/f", Text: text}); err != nil {
+		t.Fatal(err)
+	}
+	before := w.d.Read()
+	for _, c := range []struct {
+		offset int64
+		max    int
+		at     int64
+		text   string
+		next   int64
+	}{
+		{size - 32, 16, size - 32, text[:16], size - 16}, {size - 16, 16, size - 16, text[:16], 0}, {-3, 0, size - 3, "def", 0},
+		{size, 10, size, "", 0}, {maxSkip * 8, 10, size, "", 0}, {1, 2, 1, "12", 3},
+	} {
+		res, err := s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/tmp/f", Offset: c.offset, Max: c.max})
+		if err != nil || res.Text != c.text || res.Offset != c.at || res.Size != size || (res.Next == nil) != (c.next == 0) || c.next != 0 && *res.Next != c.next {
+			t.Errorf("%d bytes at %d: %+v, %v", c.max, c.offset, res, err)
+		}
+	}
+	if n := w.d.Read() - before; n > 100 {
+		t.Errorf("%d bytes were read", n)
+	}
+	// Where only whole files can be read, there is a bound.
+	whole := runtimetest.New("docker")
+	whole.NoPause = true
+	w = open(t, nil, whole)
+	s = w.session(t, SessionSpec{})
+	_, err := s.Read(t.Context(), ReadRequest{Sandbox: s.mustCreate(t, SandboxSpec{System: "docker"}), Path: "/etc/os-release", Offset: maxSkip + 1})
+	if e := wantError(t, "far", err, CodeInvalid); !strings.Contains(e.Cause, "begins after") {
+		t.Error(e)
 	}
 }

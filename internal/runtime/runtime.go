@@ -7,11 +7,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/aethervm/aether/internal/egress"
+	"github.com/aethervm/aether/internal/egress/inject"
 	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/internal/lease"
@@ -35,13 +39,20 @@ type Runtime struct {
 	lock    *os.File     // of a state directory that was given
 	scratch *lease.Lease // of a private one
 	store   *store
+	living  *store // of sandboxes and what goes with them
 	audit   *auditLog
 	found   Recovery
 	// hidden are the paths of the host that no error shows, with what stands for them.
 	hidden *strings.Replacer
 
-	systems *systems
-	once    *once
+	systems  *systems
+	egress   *egress.Limit // nil if there is none
+	outside  inject.Config // that injectors are made of, without rules; a test has its own
+	pool     *pool
+	once     *once
+	written  atomic.Int64 // bytes, by programs
+	observer atomic.Pointer[Observer]
+	events   events
 
 	// admin is held while tenants change. It is taken before mu.
 	admin sync.Mutex
@@ -77,7 +88,10 @@ func Open(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	set(&r.cfg.DefaultImage, image.DefaultName)
+	set(&r.cfg.Pool.MemoryMiB, sandbox.DefaultMemoryMiB*r.cfg.Pool.Sandboxes)
+	r.events.open(r.started)
 	r.closing, r.close = context.WithCancel(context.Background())
+	r.pool = newPool(r)
 	defer func() {
 		if err != nil {
 			err = r.translate(op, "", errors.Join(err, r.free()))
@@ -89,8 +103,19 @@ func Open(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	if err := cfg.Limits.Session.check(); err != nil {
 		return nil, refuse(CodeInvalid, op, "a budget of 0 is no bound", "%v", err)
 	}
-	if r.systems, err = newSystems(cfg.Drivers, cfg.System); err != nil {
+	if r.systems, err = newSystems(cfg.Drivers, cfg.System, r.scrubHost); err != nil {
 		return nil, err
+	}
+	if err := checkCapabilities(cfg.Capabilities); err != nil {
+		return nil, refuse(CodeInvalid, op, "they are read, exec, fork and network", "%v", err)
+	}
+	if err := checkSecrets(cfg.Secrets); err != nil {
+		return nil, err
+	}
+	if !cfg.Egress.Unlimited {
+		if r.egress, err = egress.NewLimit(cfg.Egress.Allow...); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.own(); err != nil {
 		return nil, err
@@ -98,9 +123,13 @@ func Open(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	if r.store, err = openStore(r.dir, r.scratch != nil); err != nil {
 		return nil, err
 	}
-	r.once = newOnce(r.store)
+	var note string
+	if r.living, note, err = openLiving(r.dir); err != nil {
+		return nil, err
+	}
+	r.remark(note)
+	r.once = newOnce(r.store, r.living)
 	if r.scratch == nil {
-		var note string
 		if r.audit, note, err = openAudit(r.dir, r.store); err != nil {
 			return nil, err
 		}
@@ -114,6 +143,7 @@ func Open(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	var nothing error
 	c.end(&nothing)
 	r.reaper.Go(r.reap)
+	r.reaper.Go(r.pool.run)
 	return r, nil
 }
 
@@ -170,7 +200,22 @@ func (r *Runtime) hide() {
 	r.hidden = strings.NewReplacer(pairs...)
 }
 
+// scrub takes the paths of the host that are known out of a text. Others may be the guest's own.
 func (r *Runtime) scrub(s string) string { return r.hidden.Replace(s) }
+
+var hostPathRE = regexp.MustCompile(`(^|://|[^\w./<>-])((?:/[\w.+@~-]+)+/)([\w.+@~-]*)`)
+
+// scrubHost takes all paths out of a text that speaks of the host only, and leaves the names at their ends. Those
+// of devices stay: they are the same everywhere.
+func (r *Runtime) scrubHost(s string) string {
+	return hostPathRE.ReplaceAllStringFunc(r.scrub(s), func(found string) string {
+		m := hostPathRE.FindStringSubmatch(found)
+		if strings.HasPrefix(m[2], "/dev/") || strings.HasPrefix(m[2], "/proc/") || strings.HasPrefix(m[2], "/sys/") {
+			return found
+		}
+		return m[1] + ".../" + m[3]
+	})
+}
 
 // remark adds a note to Recovery.
 func (r *Runtime) remark(note string) {
@@ -197,26 +242,37 @@ func (r *Runtime) Status() Status {
 	return st
 }
 
-// Drain refuses new operations and waits until those in progress have ended, or ctx has. Background
-// processes are not waited for. Close is to follow.
+// Drain refuses new operations and waits until those in progress have ended and the sandboxes that were ready are
+// removed, or ctx has ended. Background processes are not waited for. Close is to follow.
 func (r *Runtime) Drain(ctx context.Context) error {
 	r.mu.Lock()
 	r.draining = true
-	if r.calls == 0 {
-		r.mu.Unlock()
-		return nil
-	}
-	if r.idle == nil {
-		r.idle = make(chan struct{})
-	}
 	idle := r.idle
+	switch {
+	case r.calls == 0:
+		idle = make(chan struct{})
+		close(idle)
+	case idle == nil:
+		r.idle = make(chan struct{})
+		idle = r.idle
+	}
 	r.mu.Unlock()
+	dry := make(chan struct{})
+	go func() { // Close waits for it
+		r.pool.drain()
+		close(dry)
+	}()
 	select {
 	case <-idle:
-		return nil
 	case <-ctx.Done():
 		return r.translate("drain", "", fmt.Errorf("operations are still in progress: %w", ctx.Err()))
 	}
+	select {
+	case <-dry:
+	case <-ctx.Done():
+		return r.translate("drain", "", fmt.Errorf("sandboxes that were ready are still being removed: %w", ctx.Err()))
+	}
+	return nil
 }
 
 // Close refuses new operations, ends those in progress, kills every sandbox and returns when nothing
@@ -254,8 +310,10 @@ func (r *Runtime) free() error {
 		s.image.release()
 	}
 	err := r.audit.close()
-	if r.store != nil {
-		err = errors.Join(err, r.store.close())
+	for _, s := range []*store{r.living, r.store} {
+		if s != nil {
+			err = errors.Join(err, s.close())
+		}
 	}
 	if r.lock != nil {
 		err = errors.Join(err, r.lock.Close())
@@ -281,7 +339,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 		r.tenants[id] = &tenant{tenantRecord: t, ledger: newLedger("tenant", t.Budget, nil)}
 	}
 	var stale []string
-	orphans, err := all[sandboxRecord](r.store, bucketSandboxes, func(key string, _ error) { stale = append(stale, key) })
+	orphans, err := all[sandboxRecord](r.living, bucketSandboxes, func(key string, _ error) { stale = append(stale, key) })
 	if err != nil {
 		return err
 	}
@@ -301,7 +359,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 		r.audit.append(AuditEntry{Time: time.Now(), Tenant: o.Tenant, Op: "recover", Sandbox: o.Sandbox, Result: "ok",
 			Cause: "its owner died; the sandbox was removed"})
 	}
-	if err := r.store.remove(bucketSandboxes, stale...); err != nil {
+	if err := r.living.remove(bucketSandboxes, stale...); err != nil {
 		return err
 	}
 	return r.once.recover()

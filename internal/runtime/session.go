@@ -39,6 +39,14 @@ type Session struct {
 // maxGone is how many sandboxes that have ended a session remembers.
 const maxGone = 256
 
+// Capabilities are those of a session for which none are asked.
+func (r *Runtime) Capabilities() []Capability {
+	if r.cfg.Capabilities == nil {
+		return DefaultCapabilities()
+	}
+	return slices.Clone(r.cfg.Capabilities)
+}
+
 // OpenSession opens a session of a tenant, or returns the one of that ID that is open.
 func (r *Runtime) OpenSession(_ context.Context, tenantID string, spec SessionSpec) (_ *Session, err error) {
 	const op = "open session"
@@ -60,7 +68,7 @@ func (r *Runtime) OpenSession(_ context.Context, tenantID string, spec SessionSp
 		return nil, err
 	}
 	if spec.Capabilities == nil {
-		spec.Capabilities = DefaultCapabilities()
+		spec.Capabilities = r.Capabilities()
 	}
 	id := spec.ID
 	set(&id, newID(prefixSession))
@@ -95,6 +103,7 @@ func (r *Runtime) OpenSession(_ context.Context, tenantID string, spec SessionSp
 	}
 	c.note("session", id)
 	r.sessions[key] = s
+	s.tell(Event{Type: EventSessionOpened})
 	return s, nil
 }
 
@@ -151,6 +160,7 @@ func (s *Session) Close() error {
 			delete(s.r.sessions, key)
 		}
 		s.r.mu.Unlock()
+		s.tell(Event{Type: EventSessionClosed})
 		s.r.audit.append(AuditEntry{Time: time.Now(), Tenant: s.tenant.ID, Session: s.id, Op: "close session", Result: result(err)})
 		s.closeErr = s.r.translate("close session", "", err)
 	})

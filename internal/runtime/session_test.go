@@ -222,7 +222,7 @@ func TestCapabilities(t *testing.T) {
 		_, err = offline.Create(t.Context(), CreateRequest{SandboxSpec: spec})
 		want(t, "network", err, CodeDenied)
 		info, err := online.Create(t.Context(), CreateRequest{SandboxSpec: spec})
-		if err != nil || info.Network != sandbox.NetworkOutbound || !slices.Equal(info.Egress, spec.Egress) {
+		if err != nil || info.Network != sandbox.NetworkOutbound || len(spec.Egress) > 0 && !slices.Equal(info.Egress, spec.Egress) {
 			t.Errorf("%+v, %v", info, err)
 		}
 		// Nor by a copy of one that has it.
@@ -476,5 +476,99 @@ func TestErrorsShowNoHostPath(t *testing.T) {
 	_, err := w.session(t, SessionSpec{}).Create(t.Context(), CreateRequest{})
 	if e := wantError(t, "create", err, CodeNoSpace); strings.Contains(e.Error(), w.cfg.StateDir+"/") {
 		t.Error(e)
+	}
+}
+
+// TestKeyOfACancelledRun has the first answer repeated, and the program not.
+func TestKeyOfACancelledRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, nil)
+		s := w.session(t, SessionSpec{Budget: Budget{OutputBytes: 1000}})
+		box := s.mustCreate(t, SandboxSpec{})
+		run := func(d time.Duration, line, key string) error {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			_, err := s.Run(ctx, RunRequest{Sandbox: box, Shell: line, Key: key})
+			return err
+		}
+		const line = "write /tmp/f done; sleep 100; write /tmp/f twice"
+		want(t, "first", run(10*time.Second, line, "k"), CodeCancelled)
+		start := time.Now()
+		e := wantError(t, "again", run(time.Hour, line, "k"), CodeCancelled)
+		if time.Since(start) > 0 || !strings.Contains(e.Cause, "first call") || !strings.Contains(e.Remedy, "new key") || e.Sandbox != box {
+			t.Errorf("%v, after %v", e, time.Since(start))
+		}
+		want(t, "another request", run(time.Hour, "true", "k"), CodeConflict)
+		if read, err := s.Read(t.Context(), ReadRequest{Sandbox: box, Path: "/tmp/f"}); err != nil || read.Text != "done" {
+			t.Errorf("%+v, %v", read, err)
+		}
+		// What had not begun may be tried again.
+		want(t, "not begun", run(-1, "true", "n"), CodeCancelled)
+		if err := run(time.Hour, "true", "n"); err != nil {
+			t.Error(err)
+		}
+		want(t, "budget", run(time.Hour, "flood 5000", "b"), CodeBudget)
+		if e := wantError(t, "budget again", run(time.Hour, "flood 5000", "b"), CodeBudget); e.Budget == nil || !strings.Contains(e.Cause, "first call") {
+			t.Errorf("%v", e)
+		}
+		want(t, "not begun for the budget", run(time.Hour, "true", "m"), CodeBudget)
+		if e := wantError(t, "not begun again", run(time.Hour, "true", "m"), CodeBudget); strings.Contains(e.Cause, "first call") {
+			t.Errorf("%v", e)
+		}
+	})
+}
+
+// TestReasonsHaveNoPaths looks at why systems are passed over, which everybody may read.
+func TestReasonsHaveNoPaths(t *testing.T) {
+	gone := runtimetest.New("docker")
+	gone.Unavailable = "stat /usr/local/secret/runsc: no such file; dial unix:///run/user/17/docker.sock; ('/home/joe/x') open /dev/kvm: permission denied"
+	w := open(t, func(c *Config) { c.Drivers = c.Drivers[1:] }, gone)
+	s := w.session(t, SessionSpec{})
+	_, err := s.Create(t.Context(), CreateRequest{})
+	texts := []string{wantError(t, "auto", err, CodeUnavailable).Error()}
+	_, err = s.Create(t.Context(), CreateRequest{SandboxSpec: SandboxSpec{System: "docker"}})
+	texts = append(texts, wantError(t, "by name", err, CodeUnavailable).Error())
+	list, err := w.Systems(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, y := range list {
+		texts = append(texts, y.Reason)
+	}
+	seen := 0
+	for _, text := range texts {
+		for _, path := range []string{"/usr", "secret", "/run/", "user/17", "/home", "joe"} {
+			if strings.Contains(text, path) {
+				t.Errorf("%q has %q", text, path)
+			}
+		}
+		if strings.Contains(text, "runsc: no such file") && strings.Contains(text, "/dev/kvm") {
+			seen++
+		}
+	}
+	if seen != 3 {
+		t.Errorf("the reason is not told: %q", texts)
+	}
+}
+
+// TestRestoreBesideRemoval has snapshots removed while they are restored.
+func TestRestoreBesideRemoval(t *testing.T) {
+	w := open(t, nil)
+	s := w.session(t, SessionSpec{})
+	for range 3 {
+		box := s.mustCreate(t, SandboxSpec{})
+		snap, err := s.Snapshot(t.Context(), SnapshotRequest{Sandbox: box})
+		if err := errors.Join(err, s.Kill(t.Context(), box)); err != nil {
+			t.Fatal(err)
+		}
+		w.d.OnCreate = func(ctx context.Context, _ sandbox.Spec) error { return s.RemoveSnapshot(ctx, snap.ID) }
+		restored, err := s.Restore(t.Context(), RestoreRequest{Snapshot: snap.ID})
+		w.d.OnCreate = nil
+		if err != nil || w.images.Held() != 1 {
+			t.Fatalf("%v; %d images are held", err, w.images.Held())
+		}
+		if err := s.Kill(t.Context(), restored.ID); err != nil || w.images.Held() != 0 {
+			t.Fatalf("%v; %d images are held", err, w.images.Held())
+		}
 	}
 }

@@ -53,13 +53,7 @@ func (s *Session) Signal(ctx context.Context, req SignalRequest) (info ProcessIn
 		return info, refuse(CodeConflict, c.op, "poll it for its end", "the process has ended")
 	}
 	if number == unix.SIGKILL {
-		p.cancel(errKilled)
-		select {
-		case <-p.done:
-			return p.info(), nil
-		case <-ctx.Done():
-			return info, context.Cause(ctx)
-		}
+		return p.kill(ctx)
 	}
 	for range signalTries {
 		sent, err := p.signal(ctx, number)
@@ -76,6 +70,28 @@ func (s *Session) Signal(ctx context.Context, req SignalRequest) (info ProcessIn
 		}
 	}
 	return info, refuse(CodeConflict, c.op, "send KILL, which always reaches it", "no process of it was found: it has cleared its environment, or is in an image without grep")
+}
+
+// kill ends the process and its descendants.
+func (p *process) kill(ctx context.Context) (info ProcessInfo, err error) {
+	u, err := p.b.enter(ctx, forReading) // nothing can be ended in a sandbox that is paused
+	if err != nil {
+		return info, p.b.reason(ctx, err)
+	}
+	defer u.end()
+	w := elsewhere(ctx) // it is the driver that ends it, in a call that began with the process
+	w.start()
+	defer w.stop()
+	p.cancel(errKilled)
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return info, context.Cause(ctx)
+	}
+	if info = p.info(); info.Error != nil {
+		return info, info.Error
+	}
+	return info, nil
 }
 
 func (p *process) signal(ctx context.Context, number unix.Signal) (sent bool, err error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,10 +60,12 @@ func (s *Session) snapshot(ctx context.Context, c *call, b *box, name string) (i
 	if err != nil {
 		return info, errors.Join(b.reason(u.ctx, err), os.RemoveAll(dir))
 	}
+	spec := b.spec
+	spec.Secrets = nil // not even their names
 	snap := &snapshot{image: b.image.share(), snapshotRecord: snapshotRecord{
 		SnapshotInfo: SnapshotInfo{ID: id, Name: validText(name), System: saved.System, Kind: saved.Kind, Image: b.spec.Image,
 			Sandbox: b.id, Bytes: saved.Bytes, Created: time.Now().UTC().Round(0)},
-		Tenant: s.tenant.ID, Saved: saved, Spec: b.spec, Interpreters: b.interpreters(saved.Kind),
+		Tenant: s.tenant.ID, Saved: saved, Spec: spec, Interpreters: b.interpreters(saved.Kind),
 	}}
 	err = s.r.store.put(bucketSnapshots, id, snap.snapshotRecord)
 	if err != nil {
@@ -73,12 +74,13 @@ func (s *Session) snapshot(ctx context.Context, c *call, b *box, name string) (i
 	s.r.mu.Lock()
 	s.r.snapshots[id] = snap
 	s.r.mu.Unlock()
+	s.tell(Event{Type: EventSnapshotCreated, Sandbox: b.id, Snapshot: id})
 	return snap.SnapshotInfo, nil
 }
 
 // save has the driver save a sandbox to a directory that is made for it.
 func (b *box) save(u *use, op, dir string) (sandbox.Snapshot, error) {
-	saver, ok := u.sb.(sandbox.Snapshotter)
+	saver, ok := u.raw.(sandbox.Snapshotter)
 	if _, restores := b.driver.(sandbox.Restorer); !ok || !restores {
 		return sandbox.Snapshot{}, refuse(CodeUnsupported, op, b.s.r.systems.able(u.ctx, b.driver.System()),
 			"%s cannot save a sandbox here", b.driver.System())
@@ -86,7 +88,10 @@ func (b *box) save(u *use, op, dir string) (sandbox.Snapshot, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return sandbox.Snapshot{}, fmt.Errorf("make a directory for the snapshot: %w", err)
 	}
-	return saver.Snapshot(u.ctx, dir)
+	done := b.drive(u.ctx, "snapshot")
+	saved, err := saver.Snapshot(u.ctx, dir)
+	done(&err)
+	return saved, err
 }
 
 // interpreters are those that a copy of the box has too.
@@ -116,14 +121,31 @@ func copied(names []Language) map[Language]*interpreter {
 	return m
 }
 
-// snapshot finds one of a tenant.
+// findSnapshot finds one of a tenant. Somebody may remove it at any moment.
 func (s *Session) findSnapshot(op, id string) (*snapshot, error) {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
+	return s.findLocked(op, id)
+}
+
+// findLocked is findSnapshot for callers that hold the runtime's mu.
+func (s *Session) findLocked(op, id string) (*snapshot, error) {
 	if snap := s.r.snapshots[id]; snap != nil && snap.Tenant == s.tenant.ID {
 		return snap, nil
 	}
 	return nil, refuse(CodeNotFound, op, "list shows the snapshots there are", "there is no snapshot %q", clip(id, 64))
+}
+
+// holdSnapshot is findSnapshot with a share of the snapshot's image, so that it is not freed meanwhile; it is nil
+// if the image is not there.
+func (s *Session) holdSnapshot(op, id string) (*snapshot, *hold, error) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	snap, err := s.findLocked(op, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return snap, snap.image.share(), nil
 }
 
 // Restore makes a sandbox from a snapshot.
@@ -135,28 +157,35 @@ func (s *Session) Restore(ctx context.Context, req RestoreRequest) (info Sandbox
 		return info, err
 	}
 	return do(ctx, c, req.Key, req, false, func() (SandboxInfo, error) {
-		snap, err := s.findSnapshot(c.op, req.Snapshot)
+		snap, image, err := s.holdSnapshot(c.op, req.Snapshot)
 		if err != nil {
 			return SandboxInfo{}, err
 		}
+		taken := false
+		defer func() {
+			if !taken {
+				image.release()
+			}
+		}()
 		spec := snap.Spec
 		spec.TTL, spec.Labels = req.TTL, req.Labels
 		if req.Idle != (IdlePolicy{}) {
 			spec.Idle = req.Idle
 		}
 		spec = s.r.complete(spec)
-		if err := errors.Join(s.allow(c.op, spec), s.affordable(c.op)); err != nil {
+		if err := errors.Join(s.allow(c.op, spec), s.r.limitRestored(c.op, snap), s.affordable(c.op)); err != nil {
 			return SandboxInfo{}, err
 		}
 		if no := s.ledger.reserve(1, int64(spec.MemoryMiB)); no != nil {
 			return SandboxInfo{}, no.err(c.op, s.nextReap())
 		}
-		d, sb, err := s.r.restore(ctx, c.op, snap)
+		d, sb, err := s.r.restore(ctx, c.op, snap, image)
 		if err != nil {
 			s.ledger.release(1, int64(spec.MemoryMiB))
 			return SandboxInfo{}, err
 		}
-		b := &box{driver: d, spec: spec, why: "restored", from: snap.ID, image: snap.image.share(), digest: snap.Saved.Spec.Image.Digest, interps: copied(snap.Interpreters)}
+		taken = true // the box releases it
+		b := &box{driver: d, spec: spec, why: "restored", from: snap.ID, image: image, digest: snap.Saved.Spec.Image.Digest, interps: copied(snap.Interpreters)}
 		if err := s.register(b, sb); err != nil {
 			return SandboxInfo{}, err
 		}
@@ -165,9 +194,9 @@ func (s *Session) Restore(ctx context.Context, req RestoreRequest) (info Sandbox
 	})
 }
 
-// restore has the driver make a sandbox from a snapshot.
-func (r *Runtime) restore(ctx context.Context, op string, snap *snapshot) (sandbox.Driver, sandbox.Sandbox, error) {
-	if snap.image == nil {
+// restore has the driver make a sandbox from a snapshot, whose image the caller holds.
+func (r *Runtime) restore(ctx context.Context, op string, snap *snapshot, image *hold) (sandbox.Driver, sandbox.Sandbox, error) {
+	if image == nil {
 		return nil, nil, refuse(CodeNotFound, op, "build it again with `aether image build`", "the image of the snapshot, %s, is not there any more", snap.Saved.Spec.Image.Digest)
 	}
 	p := r.systems.drivers[snap.System]
@@ -178,7 +207,9 @@ func (r *Runtime) restore(ctx context.Context, op string, snap *snapshot) (sandb
 	if !ok {
 		return nil, nil, refuse(CodeUnsupported, op, "use the version of aether that it was taken with", "%s cannot restore a snapshot here", snap.System)
 	}
+	done := r.drive(ctx, snap.System, "restore")
 	sb, err := d.Restore(ctx, snap.Saved)
+	done(&err)
 	return p.driver, sb, err
 }
 
@@ -195,23 +226,27 @@ func (s *Session) Rollback(ctx context.Context, req RollbackRequest) (info Sandb
 	if err != nil {
 		return info, err
 	}
-	snap, err := s.findSnapshot(c.op, req.Snapshot)
+	if len(b.spec.Secrets) > 0 {
+		return info, refuse(CodeUnsupported, c.op, "restore the snapshot as a new sandbox, without secrets", "the sandbox has secrets, which snapshots have not")
+	}
+	snap, image, err := s.holdSnapshot(c.op, req.Snapshot)
 	if err != nil {
 		return info, err
 	}
+	defer image.release()
 	if snap.System != b.driver.System() || snap.Saved.Spec.Image.Digest != b.digest || snap.Spec.VCPUs != b.spec.VCPUs || snap.Spec.MemoryMiB != b.spec.MemoryMiB || snap.Spec.Network != b.spec.Network || !slices.Equal(snap.Spec.Egress, b.spec.Egress) {
 		return info, refuse(CodeConflict, c.op, "restore the snapshot as a new sandbox", "the snapshot is of another system, image, size or network than the sandbox")
 	}
 	if err := s.affordable(c.op); err != nil {
 		return info, err
 	}
-	if err := b.rollback(ctx, c.op, snap); err != nil {
+	if err := b.rollback(ctx, c.op, snap, image); err != nil {
 		return info, b.reason(ctx, err)
 	}
 	return b.info(), nil
 }
 
-func (b *box) rollback(ctx context.Context, op string, snap *snapshot) error {
+func (b *box) rollback(ctx context.Context, op string, snap *snapshot, image *hold) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(b.life, func() { cancel(context.Cause(b.life)) })()
@@ -219,7 +254,7 @@ func (b *box) rollback(ctx context.Context, op string, snap *snapshot) error {
 		return err
 	}
 	defer b.unlockTurn()
-	_, sb, err := b.s.r.restore(ctx, op, snap)
+	_, sb, err := b.s.r.restore(ctx, op, snap, image)
 	if err != nil {
 		return err
 	}
@@ -231,9 +266,11 @@ func (b *box) rollback(ctx context.Context, op string, snap *snapshot) error {
 	}
 	old := b.sb
 	b.sb, b.paused, b.cpu, b.interps = sb, false, 0, copied(snap.Interpreters)
+	b.starved = false
 	b.generation++
 	b.active = time.Now()
 	b.mu.Unlock()
+	b.s.tell(Event{Type: EventRolledBack, Sandbox: b.id, Snapshot: snap.ID})
 	if err := old.Close(); err != nil { // what ran in it has ended; the box is what it was to be
 		b.s.r.log.Error("could not close what a sandbox was before it was rolled back", "sandbox", b.id, "error", err)
 	}
@@ -308,6 +345,7 @@ func (r *Runtime) removeSnapshot(ctx context.Context, snap *snapshot) error {
 		r.mu.Unlock()
 		return err
 	}
+	r.events.add(snap.Tenant, Event{Type: EventSnapshotRemoved, Snapshot: snap.ID})
 	return r.store.remove(bucketSnapshots, snap.ID)
 }
 
@@ -316,70 +354,12 @@ func (r *Runtime) discard(ctx context.Context, snap *snapshot) error {
 	snap.image.release()
 	if p := r.systems.drivers[snap.System]; p != nil {
 		if d, ok := p.driver.(sandbox.Restorer); ok {
-			if err := d.RemoveSnapshot(ctx, snap.Saved); err != nil {
+			done := r.drive(ctx, snap.System, "remove snapshot")
+			err := d.RemoveSnapshot(ctx, snap.Saved)
+			if done(&err); err != nil {
 				return err
 			}
 		}
 	}
 	return os.RemoveAll(r.snapshotDir(snap.ID))
-}
-
-// recoverSnapshots reads the snapshots that there are, and removes what was not finished.
-func (r *Runtime) recoverSnapshots(ctx context.Context) error {
-	records, err := all[snapshotRecord](r.store, bucketSnapshots, func(key string, err error) {
-		r.remark(fmt.Sprintf("a snapshot in the database cannot be read, and is left there: %v", err))
-	})
-	if err != nil {
-		return err
-	}
-	var lost []string
-	for id, record := range records {
-		data := filepath.Join(r.snapshotDir(id), dataName)
-		if _, err := os.Stat(data); errors.Is(err, fs.ErrNotExist) || !r.owns(record.Saved, data) {
-			lost = append(lost, id)
-			continue
-		}
-		snap := &snapshot{snapshotRecord: record}
-		img, release, err := r.cfg.Images.Resolve(ctx, record.Saved.Spec.Image.Digest)
-		if err == nil {
-			snap.image = newHold(release)
-			snap.Saved.Spec.Image = img // the store may have moved
-		} else {
-			r.remark(fmt.Sprintf("snapshot %s cannot be restored: its image: %s", id, r.scrub(err.Error())))
-		}
-		r.snapshots[id] = snap
-	}
-	slices.Sort(lost)
-	r.found.Lost = lost
-	r.found.Snapshots = len(r.snapshots)
-	if err := r.store.remove(bucketSnapshots, lost...); err != nil {
-		return err
-	}
-	return r.removeUnfinished()
-}
-
-// owns tells whether a snapshot that a file names is where the runtime would have put it.
-func (r *Runtime) owns(saved sandbox.Snapshot, data string) bool {
-	ref := filepath.Clean(saved.Ref) // no ".." leads out of data
-	return !filepath.IsAbs(ref) || ref == data || strings.HasPrefix(ref, data+string(filepath.Separator))
-}
-
-// removeUnfinished removes directories of snapshots that are in no record: the process was killed
-// while it made or removed them. Drivers that keep a snapshot elsewhere find it abandoned by that.
-func (r *Runtime) removeUnfinished() error {
-	root := filepath.Join(r.dir, snapshotsName)
-	entries, err := os.ReadDir(root)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look for snapshots: %w", err)
-	}
-	errs := []error{os.RemoveAll(filepath.Join(r.dir, scratchName))}
-	for _, e := range entries {
-		if r.snapshots[e.Name()] == nil {
-			r.found.Lost = append(r.found.Lost, e.Name())
-			errs = append(errs, os.RemoveAll(filepath.Join(root, e.Name())))
-		}
-	}
-	slices.Sort(r.found.Lost)
-	r.found.Lost = slices.Compact(r.found.Lost)
-	return errors.Join(errs...)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,10 +20,14 @@ import (
 // was killed. Each bucket maps a key to one JSON record.
 const (
 	databaseName = "runtime.db"
+	// livingPattern is of a database of its own, one for each boot of the host. It has the sandboxes, and the keys of
+	// what made them. They end with the host at the latest, so that it need outlive the process only, and nothing
+	// waits for the disk.
+	livingPattern = "sandboxes-*.db"
 
 	bucketMeta      = "meta"
 	bucketTenants   = "tenants"   // tenant ID: tenantRecord
-	bucketSandboxes = "sandboxes" // sandbox ID: sandboxRecord
+	bucketSandboxes = "sandboxes" // sandbox ID: sandboxRecord, in the database of what is alive
 	bucketSnapshots = "snapshots" // snapshot ID: snapshotRecord
 	bucketKeys      = "keys"      // scope NUL key: keyRecord
 
@@ -30,7 +35,7 @@ const (
 	metaAudit  = "audit" // auditHead
 
 	// storeFormat is counted up when an older program could not understand the records.
-	storeFormat = 1
+	storeFormat = 2
 )
 
 func buckets() []string {
@@ -54,8 +59,39 @@ type write struct {
 
 // openStore opens or creates the database in dir. With scratch, it does not outlive the process and
 // nothing waits for the disk.
-func openStore(dir string, scratch bool) (_ *store, err error) {
-	name := filepath.Join(dir, databaseName)
+func openStore(dir string, scratch bool) (*store, error) {
+	return openDatabase(filepath.Join(dir, databaseName), scratch)
+}
+
+// openLiving opens or creates the database of what is alive. Those of former boots are removed unread: nothing that
+// they list has outlived that, and a crash of the host may have spoilt them.
+func openLiving(dir string) (s *store, note string, err error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, "", fmt.Errorf("tell one boot of the host from another: %w", err)
+	}
+	name := filepath.Join(dir, strings.Replace(livingPattern, "*", strings.TrimSpace(string(boot)), 1))
+	all, err := filepath.Glob(filepath.Join(dir, livingPattern))
+	for _, other := range all {
+		if other != name {
+			err = errors.Join(err, os.Remove(other))
+		}
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("remove the list of sandboxes of a former boot: %w", err)
+	}
+	if s, err = openDatabase(name, true); err == nil || CodeOf(err) == CodeConflict {
+		return s, "", err
+	}
+	note = fmt.Sprintf("the list of sandboxes cannot be read, and is begun anew: %v", err)
+	if err := os.Remove(name); err != nil {
+		return nil, "", fmt.Errorf("begin the list of sandboxes anew: %w", err)
+	}
+	s, err = openDatabase(name, true)
+	return s, note, err
+}
+
+func openDatabase(name string, scratch bool) (_ *store, err error) {
 	// The library panics when pages of the file make no sense.
 	defer func() {
 		if p := recover(); p != nil {
@@ -78,7 +114,7 @@ func openStore(dir string, scratch bool) (_ *store, err error) {
 
 func unreadable(name string, err error) error {
 	return &Error{Code: CodeInternal, Op: "open", Cause: "the database " + filepath.Base(name) + " cannot be opened: " + err.Error(),
-		Remedy: "move it away to begin with an empty one; tenants, tokens and the list of snapshots are in it", Err: err}
+		Remedy: "move it away to begin with an empty one; tenants, tokens and the list of snapshots are in runtime.db", Err: err}
 }
 
 func (s *store) prepare() error {
@@ -100,7 +136,7 @@ func (s *store) prepare() error {
 		if format > storeFormat {
 			return fmt.Errorf("its format is %d, and this program knows %d: it is of a newer version", format, storeFormat)
 		}
-		return nil
+		return meta.Put([]byte(metaFormat), fmt.Appendf(nil, "%d", storeFormat))
 	})
 }
 

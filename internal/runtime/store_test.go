@@ -169,7 +169,7 @@ func TestForeignDatabase(t *testing.T) {
 
 // TestForeignSnapshot has a record name a directory that is not the runtime's.
 func TestForeignSnapshot(t *testing.T) {
-	for _, way := range []string{"", "up"} {
+	for _, way := range []string{"", "up", "relative"} {
 		w := open(t, nil)
 		s := w.session(t, SessionSpec{})
 		snap, err := s.Snapshot(t.Context(), SnapshotRequest{Sandbox: s.mustCreate(t, SandboxSpec{})})
@@ -186,6 +186,9 @@ func TestForeignSnapshot(t *testing.T) {
 				t.Fatal(err)
 			}
 			ref = data + "/" + up
+		}
+		if way == "relative" {
+			ref = "snapshots"
 		}
 		db, err := openStore(w.cfg.StateDir, false)
 		if err != nil {
@@ -293,4 +296,34 @@ func FuzzRecords(f *testing.F) {
 			t.Errorf("%+v", v)
 		}
 	})
+}
+
+// TestListOfSandboxes: nothing waits for its database, so it may be spoilt, and that of another boot is not read.
+func TestListOfSandboxes(t *testing.T) {
+	w := open(t, nil)
+	s := w.session(t, SessionSpec{})
+	s.mustCreate(t, SandboxSpec{})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := filepath.Glob(filepath.Join(w.cfg.StateDir, livingPattern))
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	former := filepath.Join(w.cfg.StateDir, strings.Replace(livingPattern, "*", "former", 1))
+	for _, name := range []string{names[0], former} {
+		if err := os.WriteFile(name, []byte(strings.Repeat("spoilt", 4096)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.reopen(t)
+	if found := w.Recovered(); len(found.Orphans) != 0 || !slices.ContainsFunc(found.Notes, func(note string) bool {
+		return strings.Contains(note, "list of sandboxes") && !strings.Contains(note, w.cfg.StateDir)
+	}) {
+		t.Errorf("%+v", found)
+	}
+	w.session(t, SessionSpec{}).mustCreate(t, SandboxSpec{})
+	if left, err := filepath.Glob(filepath.Join(w.cfg.StateDir, livingPattern)); err != nil || !slices.Equal(left, names) {
+		t.Errorf("%v, %v", left, err)
+	}
 }

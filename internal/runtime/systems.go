@@ -25,6 +25,7 @@ type systems struct {
 	preset  string // the system of requests that name none; auto or a canonical name
 	ranking []vms.Profile
 	drivers map[string]*probed
+	scrub   func(string) string
 }
 
 type probed struct {
@@ -37,8 +38,8 @@ type probed struct {
 	at   time.Time // zero: unknown
 }
 
-func newSystems(drivers []sandbox.Driver, preset string) (*systems, error) {
-	y := &systems{preset: auto, ranking: vms.Rank(vms.Equal()), drivers: map[string]*probed{}}
+func newSystems(drivers []sandbox.Driver, preset string, scrub func(string) string) (*systems, error) {
+	y := &systems{preset: auto, ranking: vms.Rank(vms.Equal()), drivers: map[string]*probed{}, scrub: scrub}
 	for _, d := range drivers {
 		y.drivers[d.System()] = &probed{driver: d, probing: make(chan struct{}, 1)}
 	}
@@ -116,7 +117,7 @@ func (y *systems) candidates(ctx context.Context, op, name string, yield func(ca
 		yield(candidate{p, why})
 		return nil
 	}
-	var passed []string
+	var passed []string // free of paths: errors and SandboxInfo.Why show it
 	any := false
 	for i, profile := range y.ranking {
 		p := y.drivers[profile.VM.Name()]
@@ -129,7 +130,7 @@ func (y *systems) candidates(ctx context.Context, op, name string, yield func(ca
 			return err
 		}
 		if !info.Available {
-			passed = append(passed, profile.VM.Name()+": "+firstOf(info.Reason, "not available"))
+			passed = append(passed, profile.VM.Name()+": "+firstOf(y.scrub(info.Reason), "not available"))
 			continue
 		}
 		any = true
@@ -184,7 +185,7 @@ func (r *Runtime) Systems(ctx context.Context) ([]System, error) {
 			var info sandbox.Info
 			info, errs[i] = p.look(ctx)
 			list[i].Available, list[i].Version, list[i].Accelerator = info.Available, info.Version, info.Accelerator
-			list[i].Reason, list[i].Remedy = r.scrub(info.Reason), r.scrub(info.Remedy)
+			list[i].Reason, list[i].Remedy = r.scrubHost(info.Reason), r.scrubHost(info.Remedy)
 		})
 	}
 	wg.Wait()

@@ -155,6 +155,7 @@ func (r *Runtime) RemoveTenant(ctx context.Context, tenantID string) (err error)
 	r.mu.Lock()
 	delete(r.tenants, tenantID) // from here on nobody opens a session for it
 	r.mu.Unlock()
+	defer r.events.forget(tenantID)
 	for _, s := range r.sessionsOf(tenantID) {
 		if err := s.Close(); err != nil {
 			return err

@@ -22,6 +22,9 @@ type SandboxSpec struct {
 	Egress []string `json:"egress,omitempty"`
 	// Env is added to the environment of every program, as KEY=value.
 	Env []string `json:"env,omitempty"`
+	// Secrets are credentials that the sandbox may use without seeing them; they need CanNetwork. Their hosts can be
+	// reached then, and nothing else if neither Network nor Egress says so.
+	Secrets []SecretUse `json:"secrets,omitempty"`
 	// TTL kills the sandbox so long after its creation, whatever goes on in it; 0 is never.
 	TTL time.Duration `json:"ttl,omitempty"`
 	// Idle says what happens to it when nothing goes on in it.

@@ -26,15 +26,23 @@ type Driver struct {
 	Unavailable string
 	// NoPause and NoSnapshot take abilities away; Forks adds that of copying a running sandbox.
 	NoPause, NoSnapshot, Forks bool
+	// Flows has it take sandbox.Spec.Outside, over which the command fetch goes.
+	Flows bool
+	// Files are in every sandbox that is made, beside /etc/os-release: names and contents.
+	Files map[string]string
 	// Kind of the snapshots; empty means full.
 	Kind sandbox.SnapshotKind
 	// CreateTime is how long it takes to make a sandbox.
 	CreateTime time.Duration
 	// OnResume may fail it, when the sandbox runs already.
 	OnResume func() error
+	// OnKill may fail the killing of a program, which otherwise succeeds unless the sandbox is paused.
+	OnKill func() error
 	// OnCreate and OnClose may fail it.
 	OnCreate func(ctx context.Context, spec sandbox.Spec) error
 	OnClose  func(id string) error
+	// OnWrite, if not nil, stands for the writing of files.
+	OnWrite func(r io.Reader) error
 
 	mu        sync.Mutex
 	open      map[string]*box
@@ -42,6 +50,7 @@ type Driver struct {
 	made      int
 	paused    int
 	sweeps    int
+	read      int
 	swept     int
 }
 
@@ -65,7 +74,7 @@ func (i *Images) Resolve(_ context.Context, name string) (sandbox.Image, func(),
 	if !strings.HasPrefix(digest, "sha256:") {
 		digest = fmt.Sprintf("sha256:%064x", name)
 	}
-	return sandbox.Image{Digest: digest, Rootfs: "/nowhere/" + path.Base(name)}, func() { i.held.Add(-1) }, nil
+	return sandbox.Image{Digest: digest, Rootfs: "/nowhere/" + digest}, func() { i.held.Add(-1) }, nil
 }
 
 // Held is how many images are kept from being removed.
@@ -86,6 +95,9 @@ func (d *Driver) Pauses() int { return d.count(&d.paused) }
 
 // Sweeps counts the calls of Sweep.
 func (d *Driver) Sweeps() int { return d.count(&d.sweeps) }
+
+// Read counts the bytes of files that were read.
+func (d *Driver) Read() int { return d.count(&d.read) }
 
 func (d *Driver) count(n *int) int {
 	d.mu.Lock()
@@ -114,6 +126,11 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err != nil {
 		return nil, err
 	}
+	if !d.Flows {
+		if err := (sandbox.Spec{Outside: spec.Outside}).RefuseEgressRules("create", d.Name); err != nil {
+			return nil, err
+		}
+	}
 	if d.Unavailable != "" {
 		return nil, &sandbox.Error{Op: "create", System: d.Name, Err: sandbox.ErrUnavailable, Detail: d.Unavailable}
 	}
@@ -125,12 +142,18 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	if err := sleep(ctx, d.CreateTime); err != nil {
 		return nil, err
 	}
-	return d.start(&state{spec: spec, files: map[string]file{"/etc/os-release": {data: "NAME=test\n", mode: 0o644}},
-		vars: map[string]string{}}), nil
+	outside := spec.Outside
+	spec.Outside = nil
+	files := map[string]file{"/etc/os-release": {data: "NAME=test\n", mode: 0o644}}
+	for name, data := range d.Files {
+		files[name] = file{data: data, mode: 0o644}
+	}
+	return d.start(&state{spec: spec, files: files,
+		vars: map[string]string{}}, outside), nil
 }
 
-func (d *Driver) start(st *state) sandbox.Sandbox {
-	b := &box{d: d, id: fmt.Sprintf("box%d", ids.Add(1)), state: st, running: map[*running]bool{}}
+func (d *Driver) start(st *state, outside sandbox.Outside) sandbox.Sandbox {
+	b := &box{d: d, id: fmt.Sprintf("box%d", ids.Add(1)), state: st, outside: outside, running: map[*running]bool{}}
 	b.life, b.end = context.WithCancelCause(context.Background())
 	d.mu.Lock()
 	d.open[b.id] = b
@@ -164,13 +187,23 @@ func (f forker) Fork(ctx context.Context, n int) ([]sandbox.Sandbox, error) {
 	}
 	var made []sandbox.Sandbox
 	for range n {
-		made = append(made, f.d.start(f.copyState(sandbox.SnapshotFull)))
+		var outside sandbox.Outside
+		if f.outside != nil {
+			outside = f.outside.Copy()
+		}
+		made = append(made, f.d.start(f.copyState(sandbox.SnapshotFull), outside))
 	}
 	return made, ctx.Err()
 }
 
 // Restore is sandbox.Restorer's.
 func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sandbox, error) {
+	d.mu.Lock()
+	saved := d.snapshots[snap.Ref]
+	d.mu.Unlock()
+	if saved == nil {
+		return nil, &sandbox.Error{Op: "restore", System: d.Name, Err: fs.ErrNotExist, Detail: "no snapshot at " + snap.Ref}
+	}
 	if d.OnCreate != nil {
 		if err := d.OnCreate(ctx, snap.Spec); err != nil {
 			return nil, err
@@ -179,13 +212,7 @@ func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sa
 	if err := sleep(ctx, d.CreateTime); err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	saved := d.snapshots[snap.Ref]
-	d.mu.Unlock()
-	if saved == nil {
-		return nil, &sandbox.Error{Op: "restore", System: d.Name, Err: fs.ErrNotExist, Detail: "no snapshot at " + snap.Ref}
-	}
-	return d.start(saved.clone()), nil
+	return d.start(saved.clone(), nil), nil
 }
 
 // RemoveSnapshot is sandbox.Restorer's.
@@ -251,6 +278,8 @@ type box struct {
 	id   string
 	life context.Context
 	end  context.CancelCauseFunc
+
+	outside sandbox.Outside // nil for none
 
 	mu      sync.Mutex
 	state   *state
@@ -338,6 +367,11 @@ func (b *box) Close() error {
 	b.d.mu.Lock()
 	delete(b.d.open, b.id)
 	b.d.mu.Unlock()
+	if b.outside != nil {
+		if err := b.outside.Close(); err != nil {
+			return err
+		}
+	}
 	if b.d.OnClose != nil {
 		return b.d.OnClose(b.id)
 	}
@@ -352,13 +386,36 @@ func (b *box) ReadFile(_ context.Context, name string, w io.Writer) error {
 	if f.mode.IsDir() {
 		return &sandbox.Error{Op: "read", System: b.d.Name, Err: sandbox.ErrInvalid, Detail: name + " is a directory"}
 	}
-	_, err = io.WriteString(w, f.data)
+	return b.give(w, f.data)
+}
+
+// ReadRange is sandbox.RangeReader's.
+func (b *box) ReadRange(_ context.Context, name string, offset, size int64, w io.Writer) error {
+	if err := sandbox.CheckRange(offset, size); err != nil {
+		return err
+	}
+	f, err := b.find("read", name)
+	if err != nil {
+		return err
+	}
+	from := min(offset, int64(len(f.data)))
+	return b.give(w, f.data[from:from+min(size, int64(len(f.data))-from)])
+}
+
+func (b *box) give(w io.Writer, data string) error {
+	b.d.mu.Lock()
+	b.d.read += len(data)
+	b.d.mu.Unlock()
+	_, err := io.WriteString(w, data)
 	return err
 }
 
 func (b *box) WriteFile(_ context.Context, name string, r io.Reader, perm fs.FileMode) error {
 	if _, err := b.find("write", path.Dir(name)); err != nil {
 		return err
+	}
+	if b.d.OnWrite != nil {
+		return b.d.OnWrite(r)
 	}
 	var data bytes.Buffer
 	if _, err := data.ReadFrom(r); err != nil {

@@ -20,7 +20,7 @@ import (
 //
 //	echo WORD...     cat [FILE]        write FILE WORD...     mkdir -p -- DIR
 //	sleep SECONDS    exit N            flood BYTES            stderr WORD...
-//	env NAME         true              die
+//	env NAME         true              die                   fetch ADDRESS URL
 //
 // A python3 or node keeps variables: its code is "NAME = VALUE", "NAME", "raise TEXT", or one of the
 // commands above after "!".
@@ -51,6 +51,15 @@ func (b *box) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit, error) {
 		cmd.Stdin = strings.NewReader("")
 	}
 	exit, err := b.dispatch(ctx, cmd, r)
+	if err != nil && ctx.Err() != nil {
+		killErr := b.check("kill") // it takes a program to end one
+		if killErr == nil && b.d.OnKill != nil {
+			killErr = b.d.OnKill()
+		}
+		if killErr != nil && b.life.Err() == nil {
+			err = fmt.Errorf("%w; its processes may still run: %w", context.Cause(ctx), killErr)
+		}
+	}
 	exit.Duration = time.Since(start)
 	return exit, err
 }
@@ -143,6 +152,11 @@ func (b *box) command(ctx context.Context, cmd sandbox.Cmd, r *running, deadline
 		b.mu.Lock()
 		b.state.files[path.Join(words[len(words)-1], ".keep")] = file{mode: 0o600}
 		b.mu.Unlock()
+	case "fetch":
+		if err = b.fetch(ctx, words[1], words[2], cmd.Stdout); err != nil {
+			_, err = fmt.Fprintln(cmd.Stderr, err)
+			exit.Code = 1
+		}
 	case "flood":
 		err = flood(cmd.Stdout, arg)
 	case "exit":
