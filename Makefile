@@ -10,7 +10,7 @@ STATE     ?= $(or $(AETHER_STATE),/var/lib/aether)
 LDFLAGS   := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Tests that must not be skipped by `make test`: it has set these things up itself.
 REQUIRE   := REQUIRE_DOCKER=1 REQUIRE_GVISOR=1 REQUIRE_QEMU=1 REQUIRE_IMAGE=1 REQUIRE_AGENT=1 REQUIRE_ROOT=1 \
-             REQUIRE_KERNEL=1 REQUIRE_LAB=1 REQUIRE_IASL=1 REQUIRE_CC=1 $(if $(wildcard /dev/kvm),REQUIRE_KVM=1)
+             REQUIRE_KERNEL=1 REQUIRE_LAB=1 REQUIRE_IASL=1 REQUIRE_CC=1 REQUIRE_CHROMIUM=1 $(if $(wildcard /dev/kvm),REQUIRE_KVM=1)
 
 .PHONY: help
 help: ## list the targets
@@ -50,7 +50,7 @@ OUT  ?=
 bench: build peers image ## measure what this machine has, print the ranking, write the report
 	$(BIN)/aether bench --runs $(RUNS) $(if $(OUT),--out $(OUT))
 
-.PHONY: test unit conformance docs mcp
+.PHONY: test unit conformance docs mcp load
 test: testdeps check lint peers image kernels conformance mcp lab unit lab-test docs ## set up and run everything that CI runs
 
 unit: agent ## all tests but the drivers', with the race detector
@@ -62,6 +62,10 @@ conformance: agent ## the drivers against the real systems
 
 mcp: testdeps build peers image ## MCP's conformance suite, and MCP clients from npm, against aether
 	scripts/mcp-check
+
+load: agent peers image ## 200 agents of two tenants at once for TIME on gVisor; OUT=DIRECTORY takes the raw result
+	$(REQUIRE) AETHER_LOAD=$(or $(TIME),10m) $(if $(OUT),AETHER_LOAD_OUT=$(abspath $(OUT))) \
+		$(GO) test -count 1 -timeout 60m -v -run 'TestLoad$$' ./internal/bench/load
 
 docs: build ## run what the README says
 	scripts/readme-check

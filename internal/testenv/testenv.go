@@ -77,7 +77,7 @@ func Cell(t testing.TB) *os.File {
 // TempRun gives the test, and what it starts, a run directory of its own: it sets AETHER_RUN and
 // returns the directory. Its path is short, since the names of Unix sockets below it end at 107
 // bytes, which those of t.TempDir may exceed.
-func TempRun(t *testing.T) string {
+func TempRun(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "ae-") //nolint:usetesting // t.TempDir is too long for socket names
 	if err != nil {

@@ -3,6 +3,9 @@ package mcp
 import (
 	"encoding/json"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -10,12 +13,16 @@ import (
 
 	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/internal/runtime/runtimetest"
+	"github.com/aethervm/aether/internal/server/access"
 	"github.com/aethervm/aether/sandbox"
 )
 
-// BenchmarkToolsList is what the list of tools costs a host of a model, in tokens and bytes.
+// toolListsEnv is a directory of other servers' lists, as scripts/mcp-tools fetches them.
+const toolListsEnv = "AETHER_TOOL_LISTS"
+
+// BenchmarkToolsList is what the list of tools costs a host of a model, in tokens and bytes: as it is sent, and of
+// that only the part that hosts show to a model. Other servers' lists are counted alike.
 func BenchmarkToolsList(b *testing.B) {
-	tokenizer := codec.NewO200kBase()
 	for _, format := range Formats() {
 		b.Run(format, func(b *testing.B) {
 			var raw []byte
@@ -28,14 +35,54 @@ func BenchmarkToolsList(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			tokens, err := tokenizer.Count(string(raw))
+			countTools(b, raw)
+		})
+	}
+	dir := os.Getenv(toolListsEnv)
+	if dir == "" {
+		return
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) == 0 {
+		b.Fatalf("no lists in %s: %v", dir, err)
+	}
+	for _, file := range files {
+		b.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(b *testing.B) {
+			raw, err := os.ReadFile(file)
 			if err != nil {
 				b.Fatal(err)
 			}
-			b.ReportMetric(float64(tokens), "tokens")
-			b.ReportMetric(float64(len(raw)), "bytes")
+			countTools(b, raw)
 		})
 	}
+}
+
+func countTools(b *testing.B, raw []byte) {
+	count := func(text []byte) float64 {
+		n, err := codec.NewO200kBase().Count(string(text))
+		if err != nil {
+			b.Fatal(err)
+		}
+		return float64(n)
+	}
+	b.ReportMetric(count(raw), "tokens")
+	b.ReportMetric(float64(len(raw)), "bytes")
+	var list struct {
+		Tools []struct {
+			Name        string          `json:"name"`
+			Description string          `json:"description"`
+			InputSchema json.RawMessage `json:"inputSchema"`
+		} `json:"tools"`
+	}
+	if json.Unmarshal(raw, &list) != nil || len(list.Tools) == 0 { // another format
+		return
+	}
+	shown, err := json.Marshal(list)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(len(list.Tools)), "tools")
+	b.ReportMetric(count(shown), "shown-tokens")
 }
 
 // BenchmarkRun runs a program that does nothing in a system in memory: by its driver, by the runtime, and over
@@ -55,7 +102,7 @@ func BenchmarkRun(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	session, err := rt.OpenSession(b.Context(), tenant.ID, runtime.SessionSpec{ID: defaultSession})
+	session, err := rt.OpenSession(b.Context(), tenant.ID, runtime.SessionSpec{ID: access.DefaultSession})
 	if err != nil {
 		b.Fatal(err)
 	}

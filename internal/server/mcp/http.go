@@ -6,21 +6,16 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/auth"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/aethervm/aether/internal/runtime"
+	"github.com/aethervm/aether/internal/server/access"
 )
 
 const (
-	// sessionHeader names a session of the tenant other than the default one. Sandboxes belong to it, and
-	// not to a connection: many clients connect anew for each call.
-	sessionHeader  = "Aether-Session"
-	defaultSession = "default"
-
 	// sessionIdle is how long a session of the protocol, which holds no sandboxes, is kept without a request.
 	sessionIdle = time.Hour
 
@@ -63,43 +58,29 @@ func Handler(cfg HTTPConfig) http.Handler {
 	return http.NewCrossOriginProtection().Handler(cfg.authenticated(revisions))
 }
 
-type tenantKey struct{}
+func (cfg HTTPConfig) guard() access.Guard {
+	return access.Guard{Runtime: cfg.Runtime, NoAuth: cfg.NoAuth}
+}
 
 // authenticated lets requests through that have a tenant's token.
 func (cfg HTTPConfig) authenticated(next http.Handler) http.Handler {
 	if cfg.NoAuth {
-		return next
+		return next // the SDK refuses what names another host
 	}
 	// The SDK's own check puts the tenant where it looks for it: a session of the protocol is then its
 	// tenant's alone. It has nothing left to find out.
 	next = auth.RequireBearerToken(func(ctx context.Context, _ string, _ *http.Request) (*auth.TokenInfo, error) {
-		tenant, ok := ctx.Value(tenantKey{}).(runtime.Tenant)
+		tenant, ok := access.Tenant(ctx)
 		if !ok {
 			return nil, auth.ErrInvalidToken
 		}
 		return &auth.TokenInfo{UserID: tenant.ID, Extra: map[string]any{"tenant": tenant}}, nil
 	}, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true})(next)
-
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			token = ""
-		}
-		tenant, err := cfg.Runtime.Authenticate(r.Context(), strings.TrimSpace(token))
-		switch {
-		case err == nil:
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tenantKey{}, tenant)))
-		case runtime.CodeOf(err) == runtime.CodeUnauthenticated:
-			w.Header().Set("WWW-Authenticate", `Bearer realm="aether"`)
-			refuse(w, http.StatusUnauthorized, err)
-		default:
-			refuse(w, http.StatusServiceUnavailable, err)
-		}
-	})
+	return cfg.guard().Require(next, refuse)
 }
 
 // refuse answers with an error as JSON.
-func refuse(w http.ResponseWriter, status int, err error) {
+func refuse(w http.ResponseWriter, _ *http.Request, status int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(failed{asError(err)}) // the client may be gone
@@ -107,19 +88,15 @@ func refuse(w http.ResponseWriter, status int, err error) {
 
 // session is the session of whoever sent a request.
 func (cfg HTTPConfig) session(ctx context.Context, extra *sdk.RequestExtra) (*runtime.Session, error) {
-	spec := runtime.SessionSpec{ID: defaultSession}
-	if extra != nil && extra.Header.Get(sessionHeader) != "" {
-		spec.ID = extra.Header.Get(sessionHeader)
-	}
 	tenant, err := cfg.tenant(ctx, extra)
 	if err != nil {
 		return nil, err
 	}
-	spec.Capabilities = tenant.Capabilities
-	if cfg.NoAuth {
-		spec.Capabilities = runtime.DefaultCapabilities() // nobody has said that whoever comes may use the network
+	id := ""
+	if extra != nil {
+		id = extra.Header.Get(access.SessionHeader)
 	}
-	return cfg.Runtime.OpenSession(ctx, tenant.ID, spec)
+	return cfg.Runtime.OpenSession(ctx, tenant.ID, cfg.guard().Session(tenant, id))
 }
 
 func (cfg HTTPConfig) tenant(ctx context.Context, extra *sdk.RequestExtra) (runtime.Tenant, error) {

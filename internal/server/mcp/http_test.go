@@ -14,6 +14,7 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/aethervm/aether/internal/runtime"
+	"github.com/aethervm/aether/internal/server/access"
 )
 
 type site struct {
@@ -159,7 +160,7 @@ func TestBothRevisionsAtOneAddress(t *testing.T) {
 		t.Errorf("%+v", l.Sandboxes)
 	}
 	// Another session of the tenant has its own.
-	other := s.client(t, bearer{header: http.Header{sessionHeader: {"other"}}})
+	other := s.client(t, bearer{header: http.Header{access.SessionHeader: {"other"}}})
 	if l := must[runtime.Listing](other, "list", nil); len(l.Sandboxes) != 0 {
 		t.Errorf("%+v", l.Sandboxes)
 	}

@@ -206,14 +206,14 @@ func TestAllow(t *testing.T) {
 	rt, driver := newRuntime(t, runtime.Limits{})
 	driver.OnCreate = func(_ context.Context, spec sandbox.Spec) error { got = spec; return nil }
 	c := over(t, rt, runtime.CanNetwork)
-	rules := []string{"pypi.org:443", "*.debian.org", "10.1.2.0/24", "udp://192.0.2.7:123", "example.org"}
+	rules := []string{"pypi.org:443", "*.debian.org", "203.0.113.0/24", "udp://192.0.2.7:123", "example.org"}
 	for _, network := range []bool{false, true} { // rules are enough
 		res := c.call("create", args{"allow": rules, "network": network})
 		info := structured[runtime.SandboxInfo](t, res)
 		if got.Network != sandbox.NetworkOutbound || !slices.Equal(got.Egress, rules) || !slices.Equal(info.Egress, rules) {
 			t.Errorf("the driver got %s, %q; the client %+v", got.Network, got.Egress, info)
 		}
-		if s := text(res); !strings.Contains(s, "network outbound to pypi.org:443, *.debian.org, 10.1.2.0/24, udp://192.0.2.7:123 and 1 more") {
+		if s := text(res); !strings.Contains(s, "network outbound to pypi.org:443, *.debian.org, 203.0.113.0/24, udp://192.0.2.7:123 and 1 more") {
 			t.Errorf("text %q", s)
 		}
 	}
