@@ -11,18 +11,29 @@ import (
 
 type execOptions struct {
 	programOptions
+	clientOptions
 	vm            string
 	memory, vcpus int
+	detach, json  bool
 }
 
 func newExec(a *app) *cobra.Command {
 	var o execOptions
 	cmd := &cobra.Command{
-		Use:   "exec [flags] -- COMMAND [ARG...]",
-		Short: "Run a program in a fresh sandbox, then throw the sandbox away",
+		Use:   "exec [flags] [SANDBOX] -- COMMAND [ARG...]",
+		Short: "Run a program in a fresh sandbox, which is thrown away, or in one of the server's",
 		Long: `Create a sandbox, run one program in it, and remove it. Standard input, output and
 error are the program's, and its exit code is passed on (see "aether help exit-codes").
 Ctrl-C ends the program and removes the sandbox.
+
+With the ID of a sandbox before the "--", the program runs in that one, which "aether new"
+has made in a server and which stays; Ctrl-C ends the program. Flags stand before the ID.
+With -d it goes on in the background, and the ID of the process is printed ("aether logs",
+"aether attach").
+
+  sb=$(aether new)
+  aether exec $sb -- sh -c 'echo hi > /tmp/x'
+  aether exec -d $sb -- python3 -m http.server
 
   aether exec -- python3 -c 'print(6*7)'
   echo hello | aether exec --vm gvisor -- tr a-z A-Z
@@ -42,14 +53,26 @@ by a rule for nothing but them, an address of this host by a rule for exactly th
 --net outbound without --allow is the system's ordinary network; with AetherVM, all that
 is public.`,
 		Args: needProgram,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.exec(cmd.Context(), o, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			// Flags end at the first word, so that a "--" behind it is still there.
+			if cmd.ArgsLenAtDash() < 0 && len(args) > 1 && args[1] == "--" {
+				return a.execIn(cmd, o, args[0], args[2:])
+			}
+			if o.detach || o.json {
+				return usageError("`aether exec -d SANDBOX -- COMMAND`", "%s: -d and --json are for a sandbox of the server's", cmd.CommandPath())
+			}
+			return a.exec(cmd.Context(), o, args)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.vm, "vm", "", "`system` to run it in")
 	flags.IntVar(&o.memory, "memory", sandbox.DefaultMemoryMiB, "memory in `MiB`")
 	flags.IntVar(&o.vcpus, "vcpus", sandbox.DefaultVCPUs, "virtual CPUs")
 	flags.StringVar(&o.dockerRuntime, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with --vm docker")
-	o.register(cmd)
+	flags.BoolVarP(&o.detach, "detach", "d", false, "with SANDBOX: in the background; print the ID of the process")
+	flags.BoolVar(&o.json, "json", false, "with -d: print JSON")
+	o.programOptions.register(cmd)
+	o.clientOptions.register(cmd)
 	completeSystems(cmd, "vm")
 	return cmd
 }

@@ -23,6 +23,10 @@ const outputShown = 8 << 10
 type runtimeOptions struct {
 	vm, image string
 	net       bool
+	allow     []string
+	unlimited bool
+	ready     int // sandboxes
+	secrets   map[string]runtime.Secret
 }
 
 func (o *runtimeOptions) flags(cmd *cobra.Command) {
@@ -30,7 +34,20 @@ func (o *runtimeOptions) flags(cmd *cobra.Command) {
 	flags.StringVar(&o.vm, "vm", "auto", "`system` that sandboxes are made with; auto is the best ranked one of this host")
 	flags.StringVar(&o.image, "image", image.DefaultName, "`image` of a sandbox that asks for none")
 	flags.BoolVar(&o.net, "net", false, "let sandboxes that ask for it reach the network")
+	flags.StringArrayVar(&o.allow, "allow", nil, "with --net: what sandboxes may ask to reach, a `rule` such as \"pypi.org:443\"; private networks only if named (repeatable; default \"*\": names and public addresses)")
+	flags.BoolVar(&o.unlimited, "net-unlimited", false, "with --net: let them ask for anything, with Docker this host's own network too")
 	completeSystems(cmd, "vm")
+}
+
+// limits is what sandboxes may ask to reach.
+func (o runtimeOptions) limits() (runtime.EgressLimit, error) {
+	switch {
+	case !o.net && (o.unlimited || len(o.allow) > 0):
+		return runtime.EgressLimit{}, usageError("add --net", "--allow and --net-unlimited say nothing without --net")
+	case o.unlimited && len(o.allow) > 0:
+		return runtime.EgressLimit{}, usageError("leave out one of them", "--net-unlimited allows more than --allow")
+	}
+	return runtime.EgressLimit{Allow: o.allow, Unlimited: o.unlimited}, nil
 }
 
 func newMCP(a *app) *cobra.Command {
@@ -91,6 +108,10 @@ func (a *app) openRuntime(ctx context.Context, o runtimeOptions, stateDir string
 			return nil, nil, unknownName(err)
 		}
 	}
+	egress, err := o.limits()
+	if err != nil {
+		return nil, nil, err
+	}
 	store, err := image.Default()
 	if err != nil {
 		return nil, nil, err
@@ -98,7 +119,8 @@ func (a *app) openRuntime(ctx context.Context, o runtimeOptions, stateDir string
 	f := a.openFleet("")
 	rt, err = runtime.Open(ctx, runtime.Config{
 		StateDir: stateDir, Drivers: f.drivers, Images: runtime.StoreImages(store), DefaultImage: o.image, System: o.vm,
-		Limits: runtime.Limits{OutputShown: outputShown}, Log: a.logger(),
+		Limits: runtime.Limits{OutputShown: outputShown}, Capabilities: o.capabilities(), Egress: egress, Secrets: o.secrets,
+		Pool: runtime.PoolConfig{Sandboxes: o.ready}, Log: a.logger(),
 	})
 	if err != nil {
 		f.close(&err)

@@ -36,6 +36,7 @@ evidence with sources; "aether bench" measures what this host has.
 		&cobra.Group{ID: "judge", Title: "Judge:"},
 		&cobra.Group{ID: "measure", Title: "Measure:"},
 		&cobra.Group{ID: "drive", Title: "Drive:"},
+		&cobra.Group{ID: "server", Title: "Drive the sandboxes of a server (\"aether serve\"):"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, cmd := range cmds {
@@ -46,7 +47,8 @@ evidence with sources; "aether bench" measures what this host has.
 	}
 	add("judge", newRank(a), newProfile(a), newCompare(a))
 	add("measure", newDoctor(a), newBench(a), newReport(a), newLab(a))
-	add("drive", newRun(a), newExec(a), newMCP(a), newServe(a), newTools(a), newImage(a), newKernel(a), newSweep(a))
+	add("server", newNew(a), newList(a), newCopy(a), newLogs(a), newAttach(a), newFork(a), newBranch(a), newSnapshot(a), newKill(a), newTenant(a))
+	add("drive", newRun(a), newExec(a), newMCP(a), newServe(a), newTools(a), newTemplate(a), newImage(a), newKernel(a), newSweep(a))
 	add("", newVersion(a), newExitCodes())
 	return root
 }

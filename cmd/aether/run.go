@@ -17,6 +17,7 @@ type runOptions struct {
 	programOptions
 	vm           string
 	memory, cpus int
+	secrets      []string
 }
 
 func newRun(a *app) *cobra.Command {
@@ -33,6 +34,15 @@ help exit-codes"). Ctrl-C ends the program and removes the sandbox.
   aether run -v --vm auto --mem 512 -- uname -a
   echo hello | aether run --vm gvisor --timeout 10s -- tr a-z A-Z
 
+--secret lets it use a credential that it never sees: aether puts it into its requests to one
+host, over HTTPS, on the way. It needs a system whose network ends in aether (aethervm).
+The program can reach that host and, without --net or --allow, nothing else. The header is
+"Authorization: Bearer ..." unless header= and prefix= say another. The file is read for
+each request.
+
+  aether run --secret host=api.github.com,src=token.txt -- curl -s https://api.github.com/user
+  aether run --secret host=api.example.com,env=KEY,header=X-Api-Key -- python3 agent.py
+
 --vm auto, the default, takes the best system in "aether rank" that this host has and
 that can do what is asked for; -v says which one it was, and why.`,
 		Args: needProgram,
@@ -43,6 +53,7 @@ that can do what is asked for; -v says which one it was, and why.`,
 	flags.IntVar(&o.memory, "mem", sandbox.DefaultMemoryMiB, "memory in `MiB`")
 	flags.IntVar(&o.cpus, "cpus", sandbox.DefaultVCPUs, "virtual CPUs")
 	flags.StringVar(&o.dockerRuntime, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with Docker")
+	flags.StringArrayVar(&o.secrets, "secret", nil, "a credential for one host, which the program does not see: `"+secretSyntax+"` (repeatable)")
 	o.register(cmd)
 	completeSystems(cmd, "vm")
 	return cmd
@@ -52,13 +63,18 @@ func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err err
 	if err := o.network.check(); err != nil {
 		return err
 	}
+	secrets, err := parseSecrets(o.secrets, false)
+	if err != nil {
+		return err
+	}
 	store, err := image.Default()
 	if err != nil {
 		return err
 	}
 	f := a.openFleet(o.dockerRuntime)
 	defer f.close(&err)
-	rt, err := runtime.Open(ctx, runtime.Config{Drivers: f.drivers, Images: runtime.StoreImages(store), System: o.vm, Log: a.logger()})
+	rt, err := runtime.Open(ctx, runtime.Config{Drivers: f.drivers, Images: runtime.StoreImages(store), System: o.vm, Log: a.logger(),
+		Secrets: secrets, Egress: runtime.EgressLimit{Unlimited: true}}) // who gives the flags owns the host
 	if err != nil {
 		return fromRuntime(err)
 	}
@@ -77,7 +93,9 @@ func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err err
 	if err != nil {
 		return fromRuntime(err)
 	}
-	box, err := s.Create(ctx, runtime.CreateRequest{SandboxSpec: o.spec()})
+	spec := o.spec()
+	spec.Secrets = secretUses(secrets)
+	box, err := s.Create(ctx, runtime.CreateRequest{SandboxSpec: spec})
 	if err != nil {
 		return fromRuntime(err)
 	}

@@ -34,11 +34,11 @@ func startServe(t *testing.T, listen string, args ...string) server {
 		_ = write.Close()
 	}()
 	lines := bufio.NewScanner(read)
-	serving := regexp.MustCompile(`serving MCP at (\S+)`)
+	serving := regexp.MustCompile(`serving MCP at (\S+)/mcp,`)
 	for lines.Scan() {
 		if m := serving.FindStringSubmatch(lines.Text()); m != nil {
 			go func() { _, _ = io.Copy(io.Discard, read) }()
-			s := server{url: strings.TrimSuffix(m[1], "/mcp"), client: http.DefaultClient}
+			s := server{url: m[1], client: http.DefaultClient}
 			if path, ok := strings.CutPrefix(listen, "unix:"); ok {
 				s.url = "http://localhost"
 				s.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -115,6 +115,8 @@ func TestServe(t *testing.T) {
 		}{
 			{"GET", "/healthz", "", 200}, {"GET", "/readyz", "", 200}, {"GET", "/", "", 404},
 			{"POST", "/mcp", "", 401}, {"POST", "/mcp", "no" + token, 401}, {"POST", "/mcp", token, 200},
+			{"GET", "/v1", "", 200}, {"GET", "/v1/whoami", "", 401}, {"GET", "/v1/whoami", token, 200}, {"GET", "/v1/tenants", token, 404},
+			{"GET", "/console/", "", 200}, {"GET", "/metrics", "", 401}, {"GET", "/metrics", token, 401},
 		} {
 			if got := s.get(t, c.method, c.path, c.token); got != c.want {
 				t.Errorf("%s: %s %s: %d, want %d", listen, c.method, c.path, got, c.want)

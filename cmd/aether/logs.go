@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aethervm/aether/internal/client"
+	"github.com/aethervm/aether/internal/runtime"
+	"github.com/aethervm/aether/internal/server/rest"
+)
+
+func newLogs(a *app) *cobra.Command {
+	var o clientOptions
+	var follow, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "logs [-f] PROCESS|SANDBOX [flags]",
+		Short: "Show what a background process has written",
+		Long: `Show what a background process has written: its standard output there, its standard error
+here. Of a sandbox it is the process that was started last. 4 MiB of each stream are kept; of
+more, the middle is dropped, and that is said. With -f it goes on until the process ends;
+Ctrl-C ends the looking, not the process.
+
+  pr=$(aether exec -d SANDBOX -- make all)
+  aether logs -f $pr` + needsServer,
+		Args: takes(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.asking(func(c *client.Client) error {
+				id, err := processOf(cmd.Context(), c, args[0])
+				if err != nil {
+					return err
+				}
+				if follow && !asJSON {
+					_, err := c.Follow(cmd.Context(), id, a.out, a.err, a.noteSkipped)
+					return err
+				}
+				return a.logs(cmd.Context(), c, id, asJSON)
+			})
+		},
+	}
+	o.register(cmd)
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the process ends")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// processOf is the process that an argument names: itself, or the last one of a sandbox.
+func processOf(ctx context.Context, c *client.Client, arg string) (string, error) {
+	if strings.HasPrefix(arg, processPrefix) {
+		return arg, nil
+	}
+	list, err := c.Processes(ctx, arg)
+	if err != nil {
+		return "", err
+	}
+	if len(list) == 0 {
+		return "", notFound(nil, "start one: `aether exec -d "+arg+" -- COMMAND`", "sandbox %s has no background process", arg)
+	}
+	return list[len(list)-1].ID, nil
+}
+
+func (a *app) noteSkipped(s rest.Skipped) { a.notice("%d bytes of %s are not kept", s.Bytes, s.Stream) }
+
+// logs prints what there is now.
+func (a *app) logs(ctx context.Context, c *client.Client, id string, asJSON bool) error {
+	var stdout, stderr int64
+	var whole struct {
+		rest.Process
+		Stdout string `json:"stdout"`
+		Stderr string `json:"stderr"`
+	}
+	var limit [2]int64 // what there was when it began: a process may write faster than it is read
+	for first := true; ; first = false {
+		res, err := c.Poll(ctx, id, stdout, stderr, 0)
+		if err != nil {
+			return err
+		}
+		if first {
+			limit = [2]int64{res.Stdout.Total, res.Stderr.Total}
+		}
+		for _, part := range []struct {
+			stream runtime.Stream
+			chunk  runtime.OutputChunk
+		}{{runtime.Stdout, res.Stdout}, {runtime.Stderr, res.Stderr}} {
+			if part.chunk.Skipped > 0 {
+				a.noteSkipped(rest.Skipped{Stream: part.stream, Bytes: part.chunk.Skipped})
+			}
+			text, err := client.Text(part.chunk)
+			if err != nil {
+				return err
+			}
+			switch {
+			case asJSON && part.stream == runtime.Stdout:
+				whole.Stdout += string(text)
+			case asJSON:
+				whole.Stderr += string(text)
+			case part.stream == runtime.Stdout:
+				_, err = a.out.Write(text)
+			default:
+				_, err = a.err.Write(text)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		stuck := stdout == res.Stdout.Next && stderr == res.Stderr.Next // half a character, whose rest is to come
+		stdout, stderr = res.Stdout.Next, res.Stderr.Next
+		if stdout >= limit[0] && stderr >= limit[1] || stuck {
+			whole.ProcessInfo = res.ProcessInfo
+			break
+		}
+	}
+	if !asJSON {
+		return nil
+	}
+	return a.printJSON(whole)
+}
+
+func newAttach(a *app) *cobra.Command {
+	var o clientOptions
+	cmd := &cobra.Command{
+		Use:   "attach PROCESS|SANDBOX [flags]",
+		Short: "Connect to the streams of a background process",
+		Long: `Connect to a background process, or to the one of a sandbox that was started last: what it
+has written and writes comes out here, standard input goes to it, and its exit code is passed
+on. The end of standard input ends its own. Ctrl-C disconnects; the process goes on ("aether
+kill PROCESS" ends it). There is no terminal between the two: programs that want one, such as
+editors, cannot be used through it.
+
+  pr=$(aether exec -d SANDBOX -- python3 -i)
+  echo 'print(6*7)' | aether attach $pr` + needsServer,
+		Args: takes(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.asking(func(c *client.Client) error { return a.attach(cmd.Context(), c, args[0]) })
+		},
+	}
+	o.register(cmd)
+	return cmd
+}
+
+// stdinRetry is how long to wait before a process that is behind in reading is sent more.
+const stdinRetry = 100 * time.Millisecond
+
+func (a *app) attach(ctx context.Context, c *client.Client, arg string) error {
+	id, err := processOf(ctx, c, arg)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		if err := a.feed(ctx, c, id); err != nil {
+			cancel(err)
+		}
+	}()
+	p, err := c.Follow(ctx, id, a.out, a.err, a.noteSkipped)
+	if err != nil {
+		return err
+	}
+	return passOnResult(p.ExitCode, p.Signal, p.TimedOut, p.Error)
+}
+
+// feed sends standard input to a process until either ends.
+func (a *app) feed(ctx context.Context, c *client.Client, id string) error {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := a.in.Read(buf)
+		last := err != nil
+		for {
+			sendErr := c.WriteStdin(ctx, id, buf[:n], last)
+			if runtime.CodeOf(sendErr) != runtime.CodeConflict {
+				if sendErr != nil {
+					return fmt.Errorf("send standard input: %w", sendErr)
+				}
+				break
+			}
+			// It has ended, or is behind in reading.
+			res, pollErr := c.Poll(ctx, id, 0, 0, 0)
+			if pollErr != nil || !res.Running || strings.Contains(sendErr.Error(), "closed") {
+				return nil //nolint:nilerr // whoever follows the process reports how it is
+			}
+			select {
+			case <-time.After(stdinRetry):
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if last {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aethervm/aether/internal/client"
+	"github.com/aethervm/aether/internal/server/rest"
+)
+
+func newList(a *app) *cobra.Command {
+	var o clientOptions
+	var asJSON, quiet bool
+	cmd := &cobra.Command{
+		Use:   "ls [SANDBOX] [flags]",
+		Short: "List sandboxes, or the processes of one",
+		Long: `List the sandboxes of the tenant, in the order of their creation, with what each is a copy
+of; or the background processes of one sandbox.
+
+  aether ls
+  aether ls SANDBOX
+  aether ls -q | xargs -r aether kill` + needsServer,
+		Args: takes(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.asking(func(c *client.Client) error {
+				if len(args) == 1 {
+					return a.listProcesses(cmd.Context(), c, args[0], asJSON, quiet)
+				}
+				return a.listSandboxes(cmd.Context(), c, asJSON, quiet)
+			})
+		},
+	}
+	o.register(cmd)
+	jsonFlag(cmd, &asJSON)
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs only")
+	return cmd
+}
+
+func (a *app) listSandboxes(ctx context.Context, c *client.Client, asJSON, quiet bool) error {
+	list, err := c.Sandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(map[string]any{"sandboxes": list})
+	}
+	t := table{head: []string{"SANDBOX", "SYSTEM", "STATE", "IMAGE", "MIB", "AGE", "PROCESSES", "ENDS IN", "FROM", "SESSION"}, right: map[int]bool{4: true, 6: true}}
+	for _, sb := range list {
+		if quiet {
+			if err := a.printf("%s\n", sb.ID); err != nil {
+				return err
+			}
+			continue
+		}
+		from := sb.Parent
+		if from == "" {
+			from = sb.Snapshot
+		}
+		t.add(sb.ID, sb.System, string(sb.State), sb.Image, strconv.Itoa(sb.MemoryMiB), age(sb.Created), strconv.Itoa(sb.Processes), endsIn(sb), from, sb.Session)
+	}
+	if quiet {
+		return nil
+	}
+	return t.write(a.out)
+}
+
+func (a *app) listProcesses(ctx context.Context, c *client.Client, sandboxID string, asJSON, quiet bool) error {
+	list, err := c.Processes(ctx, sandboxID)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(map[string]any{"processes": list})
+	}
+	t := table{head: []string{"PROCESS", "STATE", "AGE", "STDOUT", "STDERR", "COMMAND"}, right: map[int]bool{3: true, 4: true}}
+	for _, p := range list {
+		if quiet {
+			if err := a.printf("%s\n", p.ID); err != nil {
+				return err
+			}
+			continue
+		}
+		t.add(p.ID, processState(p), age(p.Started), strconv.FormatInt(p.StdoutBytes, 10), strconv.FormatInt(p.StderrBytes, 10), p.Command)
+	}
+	if quiet {
+		return nil
+	}
+	return t.write(a.out)
+}
+
+func processState(p rest.Process) string {
+	switch {
+	case p.Running:
+		return "running"
+	case p.TimedOut:
+		return "timed out"
+	case p.Signal != "":
+		return p.Signal
+	case p.ExitCode != nil:
+		return fmt.Sprintf("exit %d", *p.ExitCode)
+	case p.Error != nil:
+		return string(p.Error.Code)
+	}
+	return "ended"
+}
+
+func age(t time.Time) string { return time.Since(t).Round(time.Second).String() }
+
+// endsIn is how long the sandbox has if nothing happens to it.
+func endsIn(sb rest.Sandbox) string {
+	first := sb.KillIn
+	if first == nil || sb.ExpiresIn != nil && *sb.ExpiresIn < *first {
+		first = sb.ExpiresIn
+	}
+	if first == nil {
+		return ""
+	}
+	return (time.Duration(*first) * time.Second).String()
+}

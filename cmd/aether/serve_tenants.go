@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/aethervm/aether/internal/host"
+	"github.com/aethervm/aether/internal/runtime"
+)
+
+// defaultSandboxes is how many sandboxes a tenant may have at the same time unless its budget says something else.
+const defaultSandboxes = 100
+
+// defaultBudget is that of tenants that are made without one: what adds up is not bounded, and of the host's memory a
+// quarter is left.
+func defaultBudget() runtime.Budget {
+	b := runtime.Budget{Sandboxes: defaultSandboxes}
+	if memory, err := host.Meminfo(); err == nil {
+		b.MemoryMiB = memory["MemTotal"] / 4 * 3 >> 20
+	}
+	return b
+}
+
+// defaultTenant is the one that there is without --tenant.
+const defaultTenant = "default"
+
+type tenantFile struct{ name, file string }
+
+func (o serveOptions) tenantFiles() ([]tenantFile, error) {
+	if o.noAuth {
+		if len(o.tenants) > 0 {
+			return nil, usageError("leave out one of them", "--no-auth needs no --tenant")
+		}
+		return nil, nil
+	}
+	if len(o.tenants) == 0 {
+		return []tenantFile{{defaultTenant, filepath.Join(o.state, "token")}}, nil
+	}
+	return nameFiles("--tenant", o.tenants)
+}
+
+// nameFiles are the values NAME=FILE of a flag.
+func nameFiles(flag string, values []string) (list []tenantFile, err error) {
+	for _, v := range values {
+		name, file, ok := strings.Cut(v, "=")
+		if !ok || name == "" || file == "" {
+			return nil, usageError("give NAME=FILE", "%s %s", flag, v)
+		}
+		list = append(list, tenantFile{name, file})
+	}
+	return list, nil
+}
+
+// giveToken makes a tenant unless it is there, and sees to it that file has a token of it.
+func (o serveOptions) giveToken(ctx context.Context, rt *runtime.Runtime, name, file string) error {
+	tenants, err := rt.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	var token string
+	for _, t := range tenants {
+		if t.Name != name {
+			continue
+		}
+		if old, err := os.ReadFile(file); err == nil {
+			if owner, err := rt.Authenticate(ctx, strings.TrimSpace(string(old))); err == nil && owner.ID == t.ID {
+				return nil
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if token, err = rt.NewToken(ctx, t.ID); err != nil {
+			return err
+		}
+	}
+	if token == "" {
+		if _, token, err = rt.CreateTenant(ctx, runtime.TenantSpec{Name: name, Capabilities: o.capabilities(), Budget: o.budget.budget}); err != nil {
+			return err
+		}
+	}
+	return writeSecret(file, token+"\n")
+}
+
+// writeSecret writes a file that only its owner can read, whole or not at all.
+func writeSecret(file, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // its mode is 0600
+	if err != nil {
+		return failed(err, "choose a directory that exists and that you may write to", "write %s: %v", file, err)
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return failed(err, "", "write %s: %v", file, err)
+	}
+	return nil
+}
+
+// giveViewToken sees to it that file has a view token of a tenant that is there.
+func giveViewToken(ctx context.Context, rt *runtime.Runtime, name, file string) error {
+	tenants, err := rt.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tenants {
+		if t.Name != name {
+			continue
+		}
+		if old, err := os.ReadFile(file); err == nil {
+			if shown, err := rt.View(ctx, strings.TrimSpace(string(old))); err == nil && shown.ID == t.ID {
+				return nil
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		token, err := rt.NewViewToken(ctx, t.ID)
+		if err != nil {
+			return err
+		}
+		return writeSecret(file, token+"\n")
+	}
+	return notFound(nil, "make it with --tenant, or `aether tenant add`", "--view-token: there is no tenant %q", name)
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/aethervm/aether/internal/image"
+	"github.com/aethervm/aether/sandbox"
+	"github.com/aethervm/aether/vms"
+)
+
+func newTemplate(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "template",
+		Short: "Make, list, use and remove templates: sandboxes on disk that others go on from",
+		Long: `A template is a sandbox that was made ready and then saved: its kernel runs, its programs
+have been started, what they need is in memory. A sandbox made of it goes on from there,
+as another machine with random numbers, a clock, names and addresses of its own, and maps
+the template's memory instead of reading it. Only AetherVM has them.
+
+  aether template create py --warm 'python3 -c "import json, ssl"'
+  aether template run py -- python3 -c 'print(6*7)'
+  aether template ls
+  aether template rm py
+
+They are kept in the state directory (/var/lib/aether for root; AETHER_STATE=DIR puts them
+elsewhere), and hold all that was in the sandbox's memory.`,
+		Args: commandArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	for _, sub := range []*cobra.Command{newTemplateCreate(a), newTemplateRun(a), newTemplateList(a), newTemplateRemove(a)} {
+		sub.DisableFlagsInUseLine = true
+		cmd.AddCommand(sub)
+	}
+	return cmd
+}
+
+// templater is the driver that keeps templates.
+func (f *fleet) templater() (sandbox.Templater, error) {
+	d, err := f.driver(vms.AetherVM.Name())
+	if err != nil {
+		return nil, err
+	}
+	t, ok := d.(sandbox.Templater)
+	if !ok {
+		return nil, unavailable("`aether doctor` lists what this host has", "%s has no templates here", vms.AetherVM.DisplayName())
+	}
+	return t, nil
+}
+
+type templateOptions struct {
+	image         string
+	memory, vcpus int
+	network       networkOptions
+	warm          []string
+	asJSON        bool
+}
+
+func newTemplateCreate(a *app) *cobra.Command {
+	var o templateOptions
+	cmd := &cobra.Command{
+		Use:   "create NAME [--warm COMMAND]... [flags]",
+		Short: "Make a template",
+		Long: `Create a sandbox, run what is to be there in every copy, and save it as a template. --warm
+is a shell command, and may be repeated: each is run to its end, one after the other, and
+has to succeed. A program that one leaves running in the background goes on in the copies.
+A name that is taken moves to the new template.
+
+  aether template create py --memory 512 --warm 'pip list >/dev/null' --warm 'touch /root/ready'
+
+It prints the digest of the template's content.`,
+		Args: takes(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.createTemplate(cmd.Context(), args[0], o) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.image, "image", image.DefaultName, "`image`, by name or digest (see \"aether image ls\")")
+	flags.IntVar(&o.memory, "memory", sandbox.DefaultMemoryMiB, "memory in `MiB`")
+	flags.IntVar(&o.vcpus, "vcpus", sandbox.DefaultVCPUs, "virtual CPUs")
+	flags.StringArrayVar(&o.warm, "warm", nil, "shell `command` to run in it before (repeatable)")
+	o.network.register(cmd)
+	jsonFlag(cmd, &o.asJSON)
+	return cmd
+}
+
+func (a *app) createTemplate(ctx context.Context, name string, o templateOptions) (err error) {
+	if err := o.network.check(); err != nil {
+		return err
+	}
+	f := a.openFleet("")
+	defer f.close(&err)
+	d, err := f.templater()
+	if err != nil {
+		return err
+	}
+	img, hold, err := holdImage(o.image)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = hold.Close() }()
+	spec := sandbox.TemplateSpec{Name: name, Spec: sandbox.Spec{Image: img, VCPUs: o.vcpus, MemoryMiB: o.memory}}
+	o.network.apply(&spec.Spec)
+	for _, w := range o.warm {
+		spec.WarmUp = append(spec.WarmUp, sandbox.Cmd{Args: []string{"sh", "-c", w}})
+	}
+	a.sweepFirst(ctx, f)
+	made, err := d.CreateTemplate(ctx, spec)
+	if err != nil {
+		return err
+	}
+	if o.asJSON {
+		return a.printJSON(made)
+	}
+	return a.printf("%s\n", made.Digest)
+}
+
+func newTemplateList(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "ls [--json]",
+		Aliases: []string{"list"},
+		Short:   "List the templates of this host",
+		Long: `List the templates of this host.
+
+  aether template ls
+
+Columns:
+  name     what it is called by
+  digest   of its content
+  size     space on disk in MiB
+  memory   of its copies in MiB
+  vcpus    of its copies
+  network  of its copies
+  created  when it was made`,
+		Args: takes(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			f := a.openFleet("")
+			defer f.close(&err)
+			d, err := f.templater()
+			if err != nil {
+				return err
+			}
+			list, err := d.Templates(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(list)
+			}
+			t := table{
+				head:  []string{"name", "digest", "size", "memory", "vcpus", "network", "created"},
+				right: map[int]bool{2: true, 3: true, 4: true},
+			}
+			for _, e := range list {
+				t.add(e.Name, e.Digest[:min(len(e.Digest), len("sha256:")+12)], fmt.Sprintf("%.1f", float64(e.Bytes)/(1<<20)),
+					fmt.Sprint(e.Spec.MemoryMiB), fmt.Sprint(e.Spec.VCPUs), string(e.Spec.Network), e.Created.UTC().Format("2006-01-02 15:04"))
+			}
+			return t.write(a.out)
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func newTemplateRemove(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "rm NAME... [--json]",
+		Aliases: []string{"remove"},
+		Short:   "Remove templates",
+		Long: `Remove templates. Sandboxes that were made of them live on.
+
+  aether template rm py
+
+It prints what was removed, one a line.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError("`aether template ls` lists the templates", "%s: an argument is missing", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			f := a.openFleet("")
+			defer f.close(&err)
+			d, err := f.templater()
+			if err != nil {
+				return err
+			}
+			removed := []string{}
+			var errs []error
+			for _, name := range args {
+				if err := d.RemoveTemplate(cmd.Context(), name); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				removed = append(removed, name)
+			}
+			if asJSON {
+				err = a.printJSON(map[string][]string{"removed": removed})
+			} else if len(removed) > 0 {
+				err = a.printf("%s\n", strings.Join(removed, "\n"))
+			}
+			switch {
+			case err != nil:
+				return err
+			case len(errs) > 0 && len(removed) > 0:
+				return &failure{code: exitPartly, kind: "partly", err: errors.Join(errs...), remedy: "`aether template ls` lists the templates"}
+			case len(errs) > 0:
+				return errs[0]
+			}
+			return nil
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
