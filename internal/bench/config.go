@@ -42,6 +42,8 @@ type Config struct {
 	memory memory
 	// prober judges isolation; nil means package probe.
 	prober prober
+	// surfer has an agent work over MCP; nil means package agentjobs.
+	surfer surfer
 }
 
 // Event tells what a bench is doing.

@@ -20,6 +20,7 @@ const (
 	textName    = "bench.txt"
 	probesDir   = "probes"
 	jobsDir     = "jobs"
+	agentDir    = "agent"
 )
 
 // ErrBusy says that another process is writing to the results directory.

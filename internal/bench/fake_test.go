@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aethervm/aether/internal/bench/agentjobs"
 	"github.com/aethervm/aether/internal/probe"
 	"github.com/aethervm/aether/internal/probe/finding"
 	"github.com/aethervm/aether/sandbox"
@@ -432,6 +433,18 @@ func (fakeProber) bombs(ctx context.Context, create func(context.Context) (sandb
 	}, err
 }
 
+type fakeSurfer struct{}
+
+func (fakeSurfer) run(_ context.Context, cfg agentjobs.Config) ([]agentjobs.Result, error) {
+	for _, r := range []agentjobs.Result{
+		{Name: "first", Done: true, Duration: time.Second, Calls: []agentjobs.Exchange{{Request: "hello", Reply: " world"}}},
+		{Name: "second", NoAbility: true, Error: "it cannot"},
+	} {
+		cfg.Done(r)
+	}
+	return nil, nil
+}
+
 // fakeConfig measures the drivers on a host of the test's own.
 func fakeConfig(t testing.TB, drivers ...sandbox.Driver) Config {
 	dir := t.TempDir()
@@ -448,7 +461,7 @@ func fakeConfig(t testing.TB, drivers ...sandbox.Driver) Config {
 	if cfg.memory == nil {
 		cfg.memory = fakeMemory{newFake("none")}
 	}
-	cfg.prober = fakeProber{}
+	cfg.prober, cfg.surfer = fakeProber{}, fakeSurfer{}
 	return cfg
 }
 

@@ -45,7 +45,7 @@ func load(dir string) (*Results, error) {
 		return nil, err
 	}
 	r.Dir, r.Samples = dir, samples
-	r.Probes, r.Jobs = map[string]json.RawMessage{}, map[string]*JobReport{}
+	r.Probes, r.Jobs, r.Agent = map[string]json.RawMessage{}, map[string]*JobReport{}, map[string]*AgentReport{}
 	for system := range r.Systems {
 		if err := readOptional(filepath.Join(dir, probesDir, system+".json"), func(b []byte) error {
 			if !json.Valid(b) {
@@ -59,6 +59,13 @@ func load(dir string) (*Results, error) {
 		if err := readOptional(filepath.Join(dir, jobsDir, system+".json"), func(b []byte) error {
 			report := new(JobReport)
 			r.Jobs[system] = report
+			return json.Unmarshal(b, report)
+		}); err != nil {
+			return nil, err
+		}
+		if err := readOptional(filepath.Join(dir, agentDir, system+".json"), func(b []byte) error {
+			report := new(AgentReport)
+			r.Agent[system] = report
 			return json.Unmarshal(b, report)
 		}); err != nil {
 			return nil, err

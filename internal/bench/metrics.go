@@ -51,6 +51,8 @@ func metricRules() []metricRule {
 		{"control.wire_bytes", "control.wire", p50},
 		{"control.tokens_count", "control.tokens", p50},
 		{"control.errors_ratio", "control.error", mean},
+		{"control.agent_jobs_count", "control.agent_job", sum},
+		{"control.agent_jobs_ratio", "control.agent_job", mean},
 	}
 }
 

@@ -70,6 +70,9 @@ func (c *Config) fill(ctx context.Context) error {
 	if c.prober == nil {
 		c.prober = hostProber{}
 	}
+	if c.surfer == nil {
+		c.surfer = mcpSurfer{}
+	}
 	if c.Host.BootID == "" {
 		h, err := CurrentHost(ctx)
 		if err != nil {

@@ -63,6 +63,8 @@ type Results struct {
 	Probes map[string]json.RawMessage `json:"-"`
 	// Jobs holds, by system, the agent-control axis' job list with what came of each.
 	Jobs map[string]*JobReport `json:"-"`
+	// Agent holds, by system, what the agent got done over MCP.
+	Agent map[string]*AgentReport `json:"-"`
 }
 
 // System is what was found about one system.
@@ -183,11 +185,19 @@ type JobReport struct {
 	Cost *Cost `json:"cost,omitempty"`
 }
 
+// AgentReport is agent/<system>.json: what the scripted agent of package agentjobs got done over MCP. The surface is
+// the same for all systems, so what differs is theirs.
+type AgentReport struct {
+	System string `json:"system"`
+	// Jobs in the order of the list. Their Needs is "mcp", and their Cost that of the calls of tools.
+	Jobs []JobResult `json:"jobs"`
+}
+
 // JobResult is what came of one job.
 type JobResult struct {
 	Name string `json:"name"`
-	// Needs says what the job takes: "core" for what every system can do, else the optional
-	// ability. Verified says how success was told.
+	// Needs says what the job takes: "core" for what every system can do, "mcp" for a job over MCP, else
+	// the optional ability. Verified says how success was told.
 	Needs    string `json:"needs"`
 	Verified string `json:"verified"`
 	Done     bool   `json:"done"`

@@ -264,7 +264,7 @@ func (b *bench) execute(ctx context.Context, at slot) error {
 func (b *bench) session(at slot, attempt int) *session {
 	return &session{
 		driver: b.drivers[at.system], spec: b.cfg.Spec, info: b.plan.Systems[at.system],
-		memory: b.cfg.memory, prober: b.cfg.prober, scratch: b.scratch,
+		memory: b.cfg.memory, prober: b.cfg.prober, surfer: b.cfg.surfer, scratch: b.scratch,
 		files: b.dir,
 		emit: func(s Sample) error {
 			s.System, s.Step, s.Round, s.Attempt = at.system, at.step, at.round, attempt

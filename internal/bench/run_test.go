@@ -62,7 +62,8 @@ func TestAllAxes(t *testing.T) {
 			"snapshot.save.p50_ms": 30, "snapshot.restore.p50_ms": 60, "snapshot.disk_mib": 8,
 			"snapshot.fork10.total_ms": 60, "snapshot.fork.unique_ratio": 1, "snapshot.fork.clock_ratio": 1,
 			"snapshot.fork.prng_ratio": 1,
-			"isolation.inside_ratio":   0.75, "isolation.bombs_ratio": 1, "isolation.separate_kernel_ratio": 1,
+			"control.agent_jobs_count": 1, "control.agent_jobs_ratio": 0.5,
+			"isolation.inside_ratio": 0.75, "isolation.bombs_ratio": 1, "isolation.separate_kernel_ratio": 1,
 		}
 		for name, value := range want {
 			if v, ok := got[name]; !ok || v < value-1e-6 || v > value+1e-6 {
@@ -96,7 +97,7 @@ func TestAllAxes(t *testing.T) {
 		if err := json.Unmarshal(r.Probes["docker"], &probes); err != nil || len(probes.Inside) != 1 || len(probes.Bombs) != 1 {
 			t.Errorf("probes %+v, %v; want those of both steps", probes, err)
 		}
-		for _, name := range []string{planName, summaryName, samplesName, textName, "probes/docker.json", "jobs/docker.json"} {
+		for _, name := range []string{planName, summaryName, samplesName, textName, "probes/docker.json", "jobs/docker.json", "agent/docker.json"} {
 			if _, err := os.Stat(filepath.Join(cfg.Out, name)); err != nil {
 				t.Error(err)
 			}

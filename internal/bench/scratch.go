@@ -57,7 +57,7 @@ func forgetAll(ctx context.Context, dir string, drivers []sandbox.Driver) error 
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{forgetAgents(ctx, dir, drivers)}
 	for _, name := range names {
 		errs = append(errs, forgetOne(ctx, name, drivers))
 	}

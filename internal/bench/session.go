@@ -23,6 +23,7 @@ type session struct {
 	info   planInfo
 	memory memory
 	prober prober
+	surfer surfer
 	// scratch is where snapshots go.
 	scratch *scratch
 	// files is the results directory.

@@ -30,6 +30,7 @@ func steps() []step {
 		{"snapshot.pause", AxisSnapshot, everyRound, 3 * time.Minute, stepPause},
 		{"snapshot.cycle", AxisSnapshot, everyRound, 10 * time.Minute, stepSnapshot},
 		{"control.jobs", AxisControl, lastRound, 20 * time.Minute, stepJobs},
+		{"control.agent", AxisControl, lastRound, 40 * time.Minute, stepAgent},
 		{"isolation.probes", AxisIsolation, lastRound, 5 * time.Minute, stepProbes},
 		{"isolation.bombs", AxisIsolation, lastRound, 10 * time.Minute, stepBombs},
 	}

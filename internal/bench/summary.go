@@ -108,7 +108,7 @@ func notes(samples []Sample, system string, failed map[string]failure) []string 
 		switch {
 		case s.Kind == KindDropped && s.Step != "":
 			note = fmt.Sprintf("%s: not measured further: %s", s.Step, s.reason())
-		case s.Kind == KindValue && s.Note != "" && s.Name != "control.job" && s.Name != "control.error":
+		case s.Kind == KindValue && s.Note != "" && s.Name != "control.job" && s.Name != "control.error" && !strings.HasPrefix(s.Name, "control.agent_"):
 			note = fmt.Sprintf("%s: %s", s.Name, s.Note)
 		}
 		if note != "" && !seen[note] {

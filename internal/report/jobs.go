@@ -45,11 +45,36 @@ func jobTables(r *bench.Results, with []measured) []table {
 		cost = append(cost, c)
 	}
 	jobs.Rows = append(jobs.Rows, cost)
-	tables := []table{jobs}
+	tables := append([]table{jobs}, agentTable(r, with)...)
 	if len(faults.Rows) > 0 {
 		tables = append(tables, faults)
 	}
 	return tables
+}
+
+// agentTable shows what an agent got done over MCP, if any did.
+func agentTable(r *bench.Results, with []measured) []table {
+	var systems []measured
+	for _, m := range with {
+		if r.Agent[m.id] != nil {
+			systems = append(systems, m)
+		}
+	}
+	if len(systems) == 0 {
+		return nil
+	}
+	t := table{
+		Title: "Jobs over MCP", Class: "matrix", Head: head("Job"),
+		Text: "Over each system the same surface. Jobs about budgets wait for the budget's window. Not scored.",
+	}
+	rows := map[string]int{}
+	for col, m := range systems {
+		t.Head = append(t.Head, headCell{Text: m.label()})
+		for _, j := range r.Agent[m.id].Jobs {
+			*t.at(rows, j.Name, j.Verified, col+1, len(systems)) = jobCell(j)
+		}
+	}
+	return []table{t}
 }
 
 // at returns the cell of a row, which is made if it is missing, in column col of columns. Cells that

@@ -30,7 +30,7 @@ var axisTexts = map[vms.Axis]axisText{
 	},
 	vms.AgentControl: {
 		"Agent control", "Agent control",
-		"A scripted agent does one fixed list of jobs through each system's own control plane: which jobs can be done, what they cost in calls, bytes and tokens, and whether errors can be read by a program.",
+		"A scripted agent does one fixed list of jobs through each system's own control plane: which jobs can be done, what they cost in calls, bytes and tokens, and whether errors can be read by a program. Another one works over MCP.",
 		"control.",
 	},
 }
@@ -92,4 +92,6 @@ var metricLabels = []struct{ name, label string }{
 	{"control.wire_bytes", "Bytes for the core jobs"},
 	{"control.tokens_count", "Tokens for the core jobs"},
 	{"control.errors_ratio", "Errors that a program can read"},
+	{"control.agent_jobs_count", "Jobs done over MCP"},
+	{"control.agent_jobs_ratio", "Jobs done over MCP, share"},
 }
