@@ -16,8 +16,8 @@ import (
 	"github.com/aethervm/aether/internal/hostdir"
 )
 
-// settleTime is how long the kernel and daemons may take to clean up behind a closed sandbox.
-const settleTime = 15 * time.Second
+// settleTime is how long the kernel and daemons may take to clean up behind a closed sandbox, on a busy host too.
+const settleTime = time.Minute
 
 // traces is what there is on the host that a sandbox could have left, one line a thing.
 type traces map[string]bool
