@@ -45,7 +45,7 @@ func testMachine(t *testing.T) *machine {
 	t.Cleanup(func() { _ = all.Close() })
 	m := newMachine(&cgroups{all: all, leftover: map[string]struct{}{}}, nil)
 	m.late = &lateModules{}
-	go m.reaper.run()
+	runReaper(t, m.reaper)
 	t.Cleanup(func() { // the groups of what has ended
 		for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
 			m.groups.sweep()

@@ -2,7 +2,9 @@ package pid1
 
 import (
 	"os"
+	"os/signal"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -106,10 +108,21 @@ func TestCgroupFiles(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
+// runReaper has r collect until the test ends: two reapers would take each other's children.
+func runReaper(t *testing.T, r *reaper) {
+	var running sync.WaitGroup
+	running.Go(r.run)
+	t.Cleanup(func() {
+		signal.Stop(r.signals)
+		close(r.signals)
+		running.Wait()
+	})
+}
+
 func TestReaper(t *testing.T) {
 	var swept atomic.Int32
 	r := newReaper(func() { swept.Add(1) })
-	go r.run()
+	runReaper(t, r)
 	for _, c := range []struct {
 		script string
 		want   func(unix.WaitStatus) bool
