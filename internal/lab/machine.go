@@ -62,6 +62,12 @@ func (c machineConfig) kernelCommandLine(initArgs []string) string {
 		fmt.Sprintf("tsc_early_khz=%d", tsc), "tsc=reliable", "no_timer_check", "nowatchdog",
 		"rcupdate.rcu_expedited=1", "cryptomgr.notests", "audit=0",
 	}
+	if !c.icount {
+		// A tick that comes by itself. QEMU's VMRUN and #VMEXIT change the word of pending interrupts without a lock, so that
+		// one that its timers' thread sets at that moment is lost; with timers that are set anew by their interrupt the
+		// machine then stood still for ever. With icount both are one thread.
+		words = append(words, "nohz=off", "highres=off")
+	}
 	return strings.Join(append(append(words, "--"), initArgs...), " ")
 }
 
