@@ -171,32 +171,13 @@ It prints what was removed, one a line.`,
 			if err != nil {
 				return err
 			}
-			removed := []string{}
-			var errs []error
-			for _, name := range args {
-				if err := store.Remove(cmd.Context(), name); err != nil {
-					if errors.Is(err, image.ErrInUse) {
-						err = failed(err, "close what uses it first, or wait for it", "%v", err)
-					}
-					errs = append(errs, err)
-					continue
+			return a.removeEach(args, asJSON, "`aether image ls` lists the images", func(name string) error {
+				err := store.Remove(cmd.Context(), name)
+				if errors.Is(err, image.ErrInUse) {
+					err = failed(err, "close what uses it first, or wait for it", "%v", err)
 				}
-				removed = append(removed, name)
-			}
-			if asJSON {
-				err = a.printJSON(map[string][]string{"removed": removed})
-			} else if len(removed) > 0 {
-				err = a.printf("%s\n", strings.Join(removed, "\n"))
-			}
-			switch {
-			case err != nil:
 				return err
-			case len(errs) > 0 && len(removed) > 0:
-				return &failure{code: exitPartly, kind: "partly", err: errors.Join(errs...), remedy: "`aether image ls` lists the images"}
-			case len(errs) > 0:
-				return errs[0]
-			}
-			return nil
+			})
 		},
 	}
 	jsonFlag(cmd, &asJSON)

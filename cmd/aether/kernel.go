@@ -243,32 +243,13 @@ It prints what was removed, one a line.`,
 				return err
 			}
 			const remedy = "`aether kernel ls` lists the versions"
-			removed := []string{}
-			var errs []error
-			for _, version := range args {
-				if err := kernel.Remove(root, version); err != nil {
-					if errors.Is(err, fs.ErrNotExist) {
-						err = notFound(err, remedy, "no guest kernel of version %s", version)
-					}
-					errs = append(errs, err)
-					continue
+			return a.removeEach(args, asJSON, remedy, func(version string) error {
+				err := kernel.Remove(root, version)
+				if errors.Is(err, fs.ErrNotExist) {
+					err = notFound(err, remedy, "no guest kernel of version %s", version)
 				}
-				removed = append(removed, version)
-			}
-			if asJSON {
-				err = a.printJSON(map[string][]string{"removed": removed})
-			} else if len(removed) > 0 {
-				err = a.printf("%s\n", strings.Join(removed, "\n"))
-			}
-			switch {
-			case err != nil:
 				return err
-			case len(errs) > 0 && len(removed) > 0:
-				return &failure{code: exitPartly, kind: "partly", err: errors.Join(errs...), remedy: remedy}
-			case len(errs) > 0:
-				return errs[0]
-			}
-			return nil
+			})
 		},
 	}
 	jsonFlag(cmd, &asJSON)

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -189,29 +187,9 @@ It prints what was removed, one a line.`,
 			if err != nil {
 				return err
 			}
-			removed := []string{}
-			var errs []error
-			for _, name := range args {
-				if err := d.RemoveTemplate(cmd.Context(), name); err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				removed = append(removed, name)
-			}
-			if asJSON {
-				err = a.printJSON(map[string][]string{"removed": removed})
-			} else if len(removed) > 0 {
-				err = a.printf("%s\n", strings.Join(removed, "\n"))
-			}
-			switch {
-			case err != nil:
-				return err
-			case len(errs) > 0 && len(removed) > 0:
-				return &failure{code: exitPartly, kind: "partly", err: errors.Join(errs...), remedy: "`aether template ls` lists the templates"}
-			case len(errs) > 0:
-				return errs[0]
-			}
-			return nil
+			return a.removeEach(args, asJSON, "`aether template ls` lists the templates", func(name string) error {
+				return d.RemoveTemplate(cmd.Context(), name)
+			})
 		},
 	}
 	jsonFlag(cmd, &asJSON)
