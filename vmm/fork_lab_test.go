@@ -231,48 +231,7 @@ func BenchmarkFork(b *testing.B) {
 		b.Fatal(err)
 	}
 	snapshot := branch(ctx, b, parent, client)
-	var parts [4]time.Duration
-	var faults [4]int64
-	for b.Loop() {
-		start, faulted := time.Now(), minorFaults(b)
-		lap := func(i int) {
-			now := time.Now()
-			parts[i] += now.Sub(start)
-			n := minorFaults(b)
-			faults[i] += n - faulted
-			start, faulted = time.Now(), n
-		}
-		vm, err := vmm.Fork(snapshot, vmm.ForkConfig{Disks: []*os.File{disk}})
-		if err != nil {
-			b.Fatal(err)
-		}
-		lap(0)
-		if err := vm.Start(); err != nil {
-			b.Fatal(err)
-		}
-		c := clientOf(vm)
-		if err := c.Ping(ctx); err != nil {
-			b.Fatal(err)
-		}
-		lap(1)
-		if err := c.Thaw(ctx, agentproto.Config{Hostname: "copy", Now: time.Now(), Entropy: make([]byte, 32)}); err != nil {
-			b.Fatal(err)
-		}
-		lap(2)
-		if _, err := run(ctx, c, nil, "true"); err != nil {
-			b.Fatal(err)
-		}
-		lap(3)
-		b.StopTimer()
-		if err := vm.Close(); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-	}
-	for i, name := range []string{"make", "ping", "thaw", "exec"} {
-		b.ReportMetric(float64(parts[i])/float64(time.Millisecond)/float64(b.N), name+"-ms")
-		b.ReportMetric(float64(faults[i])/float64(b.N), name+"-faults")
-	}
+	benchmarkCopy(b, disk, func() *vmm.Snapshot { return snapshot }, false)
 }
 
 // minorFaults is how many pages this process, its guests among it, has had mapped so far.
