@@ -46,19 +46,12 @@ func (s *Session) Resume(ctx context.Context, sandboxID string) (info SandboxInf
 	if err != nil {
 		return info, err
 	}
-	b, err := s.box(c.op, sandboxID)
+	u, err := s.enter(ctx, c.op, sandboxID, forWork)
 	if err != nil {
 		return info, err
-	}
-	if err := s.affordable(c.op); err != nil {
-		return info, err
-	}
-	u, err := b.enter(ctx, forWork)
-	if err != nil {
-		return info, b.reason(ctx, err)
 	}
 	u.end()
-	return b.info(), nil
+	return u.b.info(), nil
 }
 
 // Stats tells what a sandbox uses, by its system's account. It is no activity: a sandbox that is only looked at
@@ -135,22 +128,7 @@ func (r *Runtime) SetBudget(_ context.Context, tenantID string, budget Budget) (
 	if err := budget.check(); err != nil {
 		return t, refuse(CodeInvalid, c.op, "give zero for no bound", "%v", err)
 	}
-	r.admin.Lock()
-	defer r.admin.Unlock()
-	had, err := r.tenant(c.op, tenantID)
-	if err != nil {
-		return t, err
-	}
-	changed := had.tenantRecord
-	changed.Budget = budget
-	if err := r.store.put(bucketTenants, tenantID, changed); err != nil {
-		return t, err
-	}
-	had.ledger.set(budget)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	had.Budget = budget
-	return had.public(), nil
+	return r.changeTenant(c.op, tenantID, func(t *tenantRecord) { t.Budget = budget })
 }
 
 // Sandboxes counts those that are alive.

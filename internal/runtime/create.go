@@ -223,23 +223,19 @@ func (s *Session) EgressLog(ctx context.Context, sandboxID string) (log sandbox.
 	if err != nil {
 		return log, err
 	}
-	b, err := s.box(c.op, sandboxID)
+	u, err := s.enter(ctx, c.op, sandboxID, forReading)
 	if err != nil {
 		return log, err
-	}
-	u, err := b.enter(ctx, forReading)
-	if err != nil {
-		return log, b.reason(ctx, err)
 	}
 	defer u.end()
 	logger, ok := u.raw.(sandbox.EgressLogger)
 	if !ok {
-		return log, refuse(CodeUnsupported, c.op, "create the sandbox with aethervm", "%s keeps no record of refused flows", b.driver.System())
+		return log, refuse(CodeUnsupported, c.op, "create the sandbox with aethervm", "%s keeps no record of refused flows", u.b.driver.System())
 	}
-	done := b.drive(u.ctx, "egress log")
+	done := u.b.drive(u.ctx, "egress log")
 	log, err = logger.EgressLog(u.ctx)
 	done(&err)
-	return log, b.reason(u.ctx, err)
+	return log, u.b.reason(u.ctx, err)
 }
 
 // List tells what the session has, and the tenant's snapshots.

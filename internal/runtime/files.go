@@ -150,32 +150,24 @@ func (s *Session) Write(ctx context.Context, req WriteRequest) (res WriteResult,
 	if req.Sandbox == "" {
 		return res, refuse(CodeInvalid, c.op, "create a sandbox first", "no sandbox is named")
 	}
-	b, err := s.box(c.op, req.Sandbox)
+	u, err := s.enter(ctx, c.op, req.Sandbox, forWork)
 	if err != nil {
 		return res, err
-	}
-	if err := s.affordable(c.op); err != nil {
-		return res, err
-	}
-	u, err := b.enter(ctx, forWork)
-	if err != nil {
-		return res, b.reason(ctx, err)
 	}
 	defer u.end()
-	select {
-	case b.writing <- struct{}{}:
-		defer func() { <-b.writing }()
-	case <-u.ctx.Done():
-		return res, b.reason(u.ctx, context.Cause(u.ctx))
+	written, err := u.write()
+	if err != nil {
+		return res, err
 	}
-	res = WriteResult{Sandbox: b.id, Path: req.Path}
+	defer written()
+	res = WriteResult{Sandbox: u.b.id, Path: req.Path}
 	if len(req.Edits) > 0 {
 		if data, err = s.edit(u, c.op, req, &res); err != nil {
-			return res, b.reason(u.ctx, err)
+			return res, u.b.reason(u.ctx, err)
 		}
 	}
 	res.Size = int64(len(data))
-	return res, b.reason(u.ctx, put(u, req.Path, data, fs.FileMode(req.Mode)))
+	return res, u.b.reason(u.ctx, put(u, req.Path, data, fs.FileMode(req.Mode)))
 }
 
 func (req *WriteRequest) check(op string) error {

@@ -121,22 +121,31 @@ func (r *Runtime) NewToken(_ context.Context, tenantID string) (token string, er
 	if c.refused != nil {
 		return "", c.refused
 	}
+	token, digest := newToken()
+	if _, err := r.changeTenant(c.op, tenantID, func(t *tenantRecord) { t.Tokens = []string{digest} }); err != nil {
+		return "", err
+	}
+	return token, nil
+}
+
+// changeTenant makes a change to what is kept of a tenant, on disk and then here. It is made twice.
+func (r *Runtime) changeTenant(op, tenantID string, change func(*tenantRecord)) (Tenant, error) {
 	r.admin.Lock()
 	defer r.admin.Unlock()
-	t, err := r.tenant("new token", tenantID)
+	t, err := r.tenant(op, tenantID)
 	if err != nil {
-		return "", err
+		return Tenant{}, err
 	}
-	token, digest := newToken()
 	changed := t.tenantRecord
-	changed.Tokens = []string{digest}
+	change(&changed)
 	if err := r.store.put(bucketTenants, tenantID, changed); err != nil {
-		return "", err
+		return Tenant{}, err
 	}
+	t.ledger.set(changed.Budget)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t.Tokens = changed.Tokens
-	return token, nil
+	change(&t.tenantRecord) // and nothing else of it: the rest is read without the lock
+	return t.public(), nil
 }
 
 // RemoveTenant closes a tenant's sessions, and removes its snapshots and the tenant itself.

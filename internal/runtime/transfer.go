@@ -34,16 +34,12 @@ func (s *Session) Download(ctx context.Context, req DownloadRequest, w io.Writer
 	if req.Offset < 0 || req.Size < 0 {
 		return refuse(CodeInvalid, c.op, "give zero for the beginning, and for all", "the offset or the size is negative")
 	}
-	b, err := s.box(c.op, req.Sandbox)
+	u, err := s.enter(ctx, c.op, req.Sandbox, forReading)
 	if err != nil {
 		return err
 	}
-	u, err := b.enter(ctx, forReading)
-	if err != nil {
-		return b.reason(ctx, err)
-	}
 	defer u.end()
-	return b.reason(u.ctx, u.download(c.op, req, w))
+	return u.b.reason(u.ctx, u.download(c.op, req, w))
 }
 
 func (u *use) download(op string, req DownloadRequest, w io.Writer) error {
@@ -113,27 +109,19 @@ func (s *Session) Upload(ctx context.Context, req UploadRequest, r io.Reader) (r
 	if err := (&WriteRequest{Path: req.Path, Mode: req.Mode}).check(c.op); err != nil {
 		return res, err
 	}
-	b, err := s.box(c.op, req.Sandbox)
+	u, err := s.enter(ctx, c.op, req.Sandbox, forWork)
 	if err != nil {
 		return res, err
-	}
-	if err := s.affordable(c.op); err != nil {
-		return res, err
-	}
-	u, err := b.enter(ctx, forWork)
-	if err != nil {
-		return res, b.reason(ctx, err)
 	}
 	defer u.end()
-	select {
-	case b.writing <- struct{}{}:
-		defer func() { <-b.writing }()
-	case <-u.ctx.Done():
-		return res, b.reason(u.ctx, context.Cause(u.ctx))
+	written, err := u.write()
+	if err != nil {
+		return res, err
 	}
+	defer written()
 	size, err := u.upload(req, r)
 	c.note("bytes", strconv.FormatInt(size, 10))
-	return WriteResult{Sandbox: b.id, Path: req.Path, Size: size}, b.reason(u.ctx, err)
+	return WriteResult{Sandbox: u.b.id, Path: req.Path, Size: size}, u.b.reason(u.ctx, err)
 }
 
 func (u *use) upload(req UploadRequest, r io.Reader) (size int64, err error) {
@@ -205,18 +193,14 @@ func (s *Session) Stat(ctx context.Context, sandboxID, name string) (e Entry, er
 	if err := sandbox.CheckPath(name); err != nil {
 		return e, err
 	}
-	b, err := s.box(c.op, sandboxID)
+	u, err := s.enter(ctx, c.op, sandboxID, forReading)
 	if err != nil {
 		return e, err
-	}
-	u, err := b.enter(ctx, forReading)
-	if err != nil {
-		return e, b.reason(ctx, err)
 	}
 	defer u.end()
 	info, err := u.sb.Stat(u.ctx, name)
 	if err != nil {
-		return e, b.reason(u.ctx, err)
+		return e, u.b.reason(u.ctx, err)
 	}
 	return entryOf(u.follow(name, info)), nil
 }
@@ -232,17 +216,10 @@ func (s *Session) Remove(ctx context.Context, sandboxID, name string) (err error
 	if err := sandbox.CheckPath(name); err != nil {
 		return err
 	}
-	b, err := s.box(c.op, sandboxID)
+	u, err := s.enter(ctx, c.op, sandboxID, forWork)
 	if err != nil {
 		return err
-	}
-	if err := s.affordable(c.op); err != nil {
-		return err
-	}
-	u, err := b.enter(ctx, forWork)
-	if err != nil {
-		return b.reason(ctx, err)
 	}
 	defer u.end()
-	return b.reason(u.ctx, u.sb.Remove(u.ctx, name))
+	return u.b.reason(u.ctx, u.sb.Remove(u.ctx, name))
 }

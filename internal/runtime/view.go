@@ -17,21 +17,10 @@ func (r *Runtime) NewViewToken(_ context.Context, tenantID string) (token string
 	if c.refused != nil {
 		return "", c.refused
 	}
-	r.admin.Lock()
-	defer r.admin.Unlock()
-	t, err := r.tenant(c.op, tenantID)
-	if err != nil {
-		return "", err
-	}
 	token, digest := newToken()
-	changed := t.tenantRecord
-	changed.Views = []string{digest}
-	if err := r.store.put(bucketTenants, tenantID, changed); err != nil {
+	if _, err := r.changeTenant(c.op, tenantID, func(t *tenantRecord) { t.Views = []string{digest} }); err != nil {
 		return "", err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	t.Views = changed.Views
 	return token, nil
 }
 
