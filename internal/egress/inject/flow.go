@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/relay"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -114,9 +114,6 @@ func (f *flow) takeOutside() net.Conn {
 	return c
 }
 
-// halfCloser is a connection whose writing can be ended while it is read.
-type halfCloser interface{ CloseWrite() error }
-
 // pass copies in both directions until both have ended, or one has failed.
 func (f *flow) pass(seen []byte) {
 	guest, outside := f.guest, f.takeOutside()
@@ -125,18 +122,7 @@ func (f *flow) pass(seen []byte) {
 	if _, err := outside.Write(seen); err != nil {
 		return
 	}
-	one := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		if half, ok := to.(halfCloser); ok && err == nil && half.CloseWrite() == nil {
-			return
-		}
-		_ = guest.Close()
-		_ = outside.Close()
-	}
-	var back sync.WaitGroup
-	back.Go(func() { one(guest, outside) })
-	one(outside, guest)
-	back.Wait()
+	relay.Both(guest, outside)
 }
 
 // dialTLS connects to where the sandbox wanted to go, if that is the host.

@@ -2,7 +2,6 @@ package usernet
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -13,6 +12,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/aethervm/aether/internal/relay"
 )
 
 // udpIdle is how long a UDP flow lives without a datagram.
@@ -79,14 +80,8 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest) {
 	n.splice(gonet.NewTCPConn(&wq, ep), outside)
 }
 
-// halfCloser is a connection whose writing can be ended while it is read.
-type halfCloser interface {
-	net.Conn
-	CloseWrite() error
-}
-
 // splice copies in both directions until both have ended, or one has failed.
-func (n *Network) splice(guest halfCloser, outside net.Conn) {
+func (n *Network) splice(guest, outside net.Conn) {
 	if !n.track(guest) {
 		_ = outside.Close()
 		return
@@ -96,18 +91,7 @@ func (n *Network) splice(guest halfCloser, outside net.Conn) {
 		return
 	}
 	defer n.end(outside)
-	pass := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		if half, ok := to.(halfCloser); ok && err == nil && half.CloseWrite() == nil {
-			return
-		}
-		_ = guest.Close()
-		_ = outside.Close()
-	}
-	var back sync.WaitGroup
-	back.Go(func() { pass(guest, outside) })
-	pass(outside, guest)
-	back.Wait()
+	relay.Both(guest, outside)
 }
 
 // forwardUDP is called for the first datagram of a flow, and does not block. The stack answers with a
