@@ -15,10 +15,6 @@ import (
 	"github.com/aethervm/aether/vmm"
 )
 
-// maxKernel bounds a kernel's file, which is a layer too if it is in memory: more of it can be in the file than in
-// the guest's RAM.
-const maxKernel = 256 << 20
-
 // transferPatience is how long a cell may take to send what it has said that it sends.
 const transferPatience = 5 * time.Second
 
@@ -204,7 +200,7 @@ func receiveBranch(conn *net.UnixConn, memory uint64, given map[fileID]bool) (_ 
 		return nil, fmt.Errorf("a branch of %d files", len(files))
 	}
 	for i, f := range files {
-		limit, unit := max(memory, maxKernel), uint64(guestmem.PageSize)
+		limit, unit := memory, uint64(guestmem.PageSize)
 		if i == 0 {
 			limit, unit = vmm.MaxStateSize, 1
 		} else if id, _, err := layerSize(f); err == nil && given[id] {

@@ -200,7 +200,7 @@ func TestHostileBranch(t *testing.T) {
 		"shrinking layer":  {[]*os.File{state, memfd(t, guestmem.PageSize, all&^unix.F_SEAL_SHRINK)}, "not sealed"},
 		"growing layer":    {[]*os.File{state, layer, memfd(t, guestmem.PageSize, all&^unix.F_SEAL_GROW)}, "file 2"},
 		"half a page":      {[]*os.File{state, memfd(t, guestmem.PageSize/2, all)}, "file 1"},
-		"more than RAM":    {[]*os.File{state, memfd(t, maxKernel+guestmem.PageSize, all)}, "file 1"},
+		"more than RAM":    {[]*os.File{state, memfd(t, memory+guestmem.PageSize, all)}, "file 1"},
 		"file on disk":     {[]*os.File{state, disk}, "file 1"},
 		"pipe":             {[]*os.File{state, r}, "file 1"},
 		"state is no file": {[]*os.File{w, layer}, "file 0"},
