@@ -15,6 +15,7 @@ import (
 	"time"
 
 	drivers "github.com/aethervm/aether/internal/driver/all"
+	"github.com/aethervm/aether/internal/driver/all/drivertest"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
@@ -23,24 +24,8 @@ import (
 // openReal opens a runtime on a system of this host.
 func openReal(t *testing.T, system, need string) *Session {
 	t.Helper()
-	testenv.Root(t)
-	testenv.Agent(t)
 	testenv.Image(t)
-	testenv.TempRun(t)
-	var list []sandbox.Driver
-	for _, d := range drivers.Drivers(drivers.Options{}) {
-		t.Cleanup(func() {
-			if err := d.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		if d.System() == system {
-			if info := d.Probe(t.Context()); !info.Available {
-				testenv.Require(t, need, info.Reason+"; "+info.Remedy)
-			}
-			list = append(list, d)
-		}
-	}
+	list := []sandbox.Driver{drivertest.Real(t, system, need)}
 	store, err := image.Default()
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	drivers "github.com/aethervm/aether/internal/driver/all"
+	"github.com/aethervm/aether/internal/driver/all/drivertest"
 	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/internal/runtime/runtimetest"
 	"github.com/aethervm/aether/internal/testenv"
@@ -56,21 +56,7 @@ func BenchmarkOverhead(b *testing.B) {
 	})
 	for system, need := range map[string]string{"gvisor": "GVISOR", "docker": "DOCKER"} {
 		b.Run(system, func(b *testing.B) {
-			testenv.Root(b)
-			testenv.Agent(b)
-			img := testenv.Image(b)
-			testenv.TempRun(b)
-			for _, d := range drivers.Drivers(drivers.Options{}) {
-				if d.System() == system {
-					if info := d.Probe(b.Context()); !info.Available {
-						testenv.Require(b, need, info.Reason)
-					}
-					overhead(b, d, img)
-				}
-				if err := d.Close(); err != nil {
-					b.Error(err)
-				}
-			}
+			overhead(b, drivertest.Real(b, system, need), testenv.Image(b))
 		})
 	}
 }

@@ -8,33 +8,9 @@ import (
 	"testing"
 	"time"
 
-	drivers "github.com/aethervm/aether/internal/driver/all"
+	"github.com/aethervm/aether/internal/driver/all/drivertest"
 	"github.com/aethervm/aether/internal/testenv"
-	"github.com/aethervm/aether/sandbox"
 )
-
-// realDriver is the driver of a system that this host has.
-func realDriver(t *testing.T, system, need string) sandbox.Driver {
-	t.Helper()
-	testenv.Root(t)
-	testenv.Agent(t)
-	testenv.TempRun(t)
-	var found sandbox.Driver
-	for _, d := range drivers.Drivers(drivers.Options{}) {
-		t.Cleanup(func() {
-			if err := d.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		if d.System() == system {
-			found = d
-		}
-	}
-	if info := found.Probe(t.Context()); !info.Available {
-		testenv.Require(t, need, info.Reason+"; "+info.Remedy)
-	}
-	return found
-}
 
 // slowEnv has TestRun take the systems too that emulate a processor, for which it takes minutes.
 const slowEnv = "AETHER_SLOW"
@@ -46,7 +22,7 @@ func TestRun(t *testing.T) {
 			if system == "qemu-kvm" && os.Getenv(slowEnv) == "" {
 				t.Skip("takes minutes; set " + slowEnv)
 			}
-			d := realDriver(t, system, need)
+			d := drivertest.Real(t, system, need)
 			results, err := Run(t.Context(), Config{
 				Driver: d, Image: testenv.Image(t), StateDir: filepath.Join(t.TempDir(), "state"),
 				Done: func(r Result) {

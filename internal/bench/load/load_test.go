@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	drivers "github.com/aethervm/aether/internal/driver/all"
+	"github.com/aethervm/aether/internal/driver/all/drivertest"
 	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -75,31 +75,11 @@ func TestLoad(t *testing.T) {
 
 func realDriver(t *testing.T) sandbox.Driver {
 	t.Helper()
-	testenv.Root(t)
-	testenv.Agent(t)
-	testenv.TempRun(t)
 	system := os.Getenv(systemEnv)
 	if system == "" {
 		system = "gvisor"
 	}
-	var found sandbox.Driver
-	for _, d := range drivers.Drivers(drivers.Options{}) {
-		t.Cleanup(func() {
-			if err := d.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		if d.System() == system {
-			found = d
-		}
-	}
-	if found == nil {
-		t.Fatalf("there is no driver for %q", system)
-	}
-	if info := found.Probe(t.Context()); !info.Available {
-		testenv.Require(t, strings.ToUpper(system), info.Reason+"; "+info.Remedy)
-	}
-	return found
+	return drivertest.Real(t, system, strings.ToUpper(system))
 }
 
 func file(t *testing.T, dir, name string) io.Writer {

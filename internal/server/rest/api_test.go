@@ -400,15 +400,7 @@ func TestAccess(t *testing.T) {
 // TestViewTokenChangesNothing also by what it opens.
 func TestViewTokenChangesNothing(t *testing.T) {
 	s := serve(t, func(c *Config, _ *runtime.Config) { c.Guard.Views = true })
-	tenants, err := s.rt.Tenants(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := s.rt.NewViewToken(t.Context(), tenants[0].ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	view := s.as(token)
+	view := s.viewer(t)
 	for _, path := range []string{"/v1/whoami", "/v1/sandboxes", "/v1/snapshots", "/v1/processes", "/v1/sessions", "/v1/audit"} {
 		call[any](t, view, "GET", path, nil, 200)
 	}

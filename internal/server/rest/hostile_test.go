@@ -216,15 +216,7 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 // TestViewTokenOnlyLooks lets nothing go on, and keeps nothing alive.
 func TestViewTokenOnlyLooks(t *testing.T) {
 	s := serve(t, func(c *Config, _ *runtime.Config) { c.Guard.Views = true })
-	tenants, err := s.rt.Tenants(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := s.rt.NewViewToken(t.Context(), tenants[0].ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	view := s.as(token)
+	view := s.viewer(t)
 	at := "/v1/sandboxes/" + s.create(t)
 	call[Sandbox](t, s, "POST", at+"/pause", nil, 200)
 	for _, path := range []string{"/files?path=/etc/os-release", "/entries?path=/etc", "/egress"} {

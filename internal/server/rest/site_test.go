@@ -84,6 +84,20 @@ func (s *site) as(token string) *site {
 	return &c
 }
 
+// viewer is the site for a view token of its tenant.
+func (s *site) viewer(t *testing.T) *site {
+	t.Helper()
+	tenants, err := s.rt.Tenants(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := s.rt.NewViewToken(t.Context(), tenants[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.as(token)
+}
+
 func newChecker(t *testing.T, url string) *checker {
 	t.Helper()
 	raw := fetch(t, url+"/v1/openapi.json")
