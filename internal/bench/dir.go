@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/filelock"
 )
 
 // Names in a results directory.
@@ -44,9 +46,9 @@ func openDirectory(path string) (*directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open results directory: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Try(lock, filelock.Exclusive); err != nil {
 		_ = lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, filelock.ErrHeld) {
 			return nil, fmt.Errorf("open %s: %w by another aether bench: wait for it or choose another --out", path, ErrBusy)
 		}
 		return nil, fmt.Errorf("lock results directory %s: %w", path, err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/aethervm/aether/internal/filelock"
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -40,7 +41,7 @@ func Derived(ctx context.Context, img sandbox.Image, name string, make func(ctx 
 		return "", err
 	}
 	defer func() { err = errors.Join(err, hold.Close()) }()
-	lock, err := lockFile(ctx, filepath.Join(img.Cache, "."+name+".lock"))
+	lock, err := filelock.Wait(ctx, filepath.Join(img.Cache, "."+name+".lock"), 0o644, nil)
 	if err != nil {
 		return "", err
 	}

@@ -7,8 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/aethervm/aether/internal/filelock"
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -64,7 +63,7 @@ func (s *Store) detach(ctx context.Context, ref, work string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, use.Close()) }()
-	if err := flock(use, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	if err := filelock.Try(use, filelock.Exclusive); errors.Is(err, filelock.ErrHeld) {
 		return &sandbox.Error{Op: "remove image", Err: ErrInUse, Detail: ref, Remedy: "close the sandboxes that use it first"}
 	} else if err != nil {
 		return err

@@ -12,13 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/filelock"
 	"github.com/aethervm/aether/internal/lease"
 )
 
 const (
 	// endPatience is how long what a killed tool has started may take to end.
 	endPatience = 10 * time.Second
-	lockPoll    = 100 * time.Millisecond
+	removePoll  = 100 * time.Millisecond
 )
 
 // Build makes the lab of the given state directory (see hostdir.State) in dir and returns it. What
@@ -32,11 +33,11 @@ func Build(ctx context.Context, dir, state string, progress func(phase string)) 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return Image{}, fmt.Errorf("build lab: %w", err)
 	}
-	unlock, err := lock(ctx, filepath.Join(dir, lockName), progress)
+	guard, err := filelock.Wait(ctx, filepath.Join(dir, lockName), 0o644, func() { progress("wait for another build") })
 	if err != nil {
 		return Image{}, fmt.Errorf("build lab: %w", err)
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() { err = errors.Join(err, guard.Close()) }()
 	if err := sweep(dir); err != nil {
 		return Image{}, fmt.Errorf("build lab: %w", err)
 	}
@@ -158,32 +159,9 @@ func sweep(dir string) error {
 
 // removeTree removes a directory in which a tool that was killed may still write for a moment.
 func removeTree(dir string) error {
-	for start := time.Now(); ; time.Sleep(lockPoll) {
+	for start := time.Now(); ; time.Sleep(removePoll) {
 		if err := os.RemoveAll(dir); err == nil || time.Since(start) > endPatience {
 			return err
-		}
-	}
-}
-
-// lock waits for the lock of a file, which is created if it is missing, until ctx ends.
-func lock(ctx context.Context, name string, progress func(string)) (unlock func() error, err error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f.Close, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
-		}
-		progress("wait for another build")
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), f.Close())
-		case <-time.After(lockPoll):
 		}
 	}
 }

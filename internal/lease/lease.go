@@ -18,7 +18,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/aethervm/aether/internal/filelock"
 )
 
 const (
@@ -61,7 +61,7 @@ func Acquire(root string) (*Lease, error) {
 	}
 	lock, err := os.OpenFile(filepath.Join(making, lockName), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err == nil {
-		err = tryLock(lock)
+		err = filelock.Try(lock, filelock.Exclusive)
 	}
 	dir := filepath.Join(root, id)
 	if err == nil {
@@ -122,11 +122,11 @@ func Dead(root string) ([]*Lease, error) {
 		if err != nil {
 			return dead, fmt.Errorf("look for dead leases: %w", err)
 		}
-		if err := tryLock(lock); err != nil {
+		if err := filelock.Try(lock, filelock.Exclusive); err != nil {
 			lock.Close()
 			continue
 		}
-		if !sameFile(lock, filepath.Join(dir, lockName)) { // released in between
+		if !filelock.Same(lock, filepath.Join(dir, lockName)) { // released in between
 			lock.Close()
 			continue
 		}
@@ -156,17 +156,4 @@ func Sweep(ctx context.Context, root string, remove func(context.Context, *Lease
 // Abandon lets go of the lock and leaves the directory to a later sweeper.
 func (l *Lease) Abandon() {
 	l.release.Do(func() { l.err = l.lock.Close() })
-}
-
-func tryLock(f *os.File) error {
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-}
-
-func sameFile(f *os.File, name string) bool {
-	a, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	b, err := os.Stat(name)
-	return err == nil && os.SameFile(a, b)
 }

@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/sandbox"
@@ -162,5 +159,3 @@ func checkCapabilities(list []Capability) error {
 	}
 	return nil
 }
-
-func flock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }

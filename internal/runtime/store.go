@@ -14,6 +14,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/aethervm/aether/internal/filelock"
 )
 
 // The database holds what outlives the process, and what the next one must know of a process that
@@ -278,7 +280,7 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
-	if err := flock(f); err != nil {
+	if err := filelock.Try(f, filelock.Exclusive); err != nil {
 		_ = f.Close()
 		return nil, refuse(CodeConflict, "open", "stop the other one, or use another state directory", "another runtime uses this state directory")
 	}

@@ -11,12 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
-	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/filelock"
 	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/sandbox"
@@ -150,27 +149,13 @@ func importResult(r io.Reader) error {
 
 // lockFile takes a file's lock, or gives up when ctx ends.
 func lockFile(ctx context.Context, name string) (io.Closer, error) {
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return nil, fmt.Errorf("take turns at importing: %w", err)
+	err := os.MkdirAll(filepath.Dir(name), 0o700)
+	var f *os.File
+	if err == nil {
+		f, err = filelock.Wait(ctx, name, 0o600, nil)
 	}
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("take turns at importing: %w", err)
 	}
-	for { // flock(2) that blocks cannot be given up
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
-			return nil, fmt.Errorf("take turns at importing: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	return f, nil
 }
