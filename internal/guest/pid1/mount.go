@@ -6,18 +6,16 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/guest/device"
 )
 
 const (
 	imageDevice = "/dev/vda"
 	newRoot     = "/aether/root"
 	agentMount  = ".aether/agent" // below the new root
-
-	// How long a device may take to appear after its driver was loaded.
-	deviceWait = 10 * time.Second
 )
 
 type mountPoint struct {
@@ -52,6 +50,8 @@ func mountKernelFilesystems() error {
 		mountPoint{"proc", "/proc", "proc", noSuid, ""},
 		mountPoint{"sysfs", "/sys", "sysfs", noSuid, ""},
 		mountPoint{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+		// Group 5 is tty in every distribution; programs that look for it expect terminals to be its.
+		mountPoint{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,ptmxmode=0666,gid=5"},
 	)
 }
 
@@ -59,7 +59,7 @@ func mountKernelFilesystems() error {
 // What is written lives in memory, so that a saved machine is whole without its disk. It returns
 // the directory in which it does, which is out of sight from then on.
 func switchRoot() (changes *os.File, err error) {
-	if err := waitFor(imageDevice); err != nil {
+	if err := device.Wait(imageDevice); err != nil {
 		return nil, err
 	}
 	const work = "/aether"
@@ -178,17 +178,4 @@ func enterRoot() error {
 		return fmt.Errorf("enter the new root: %w", err)
 	}
 	return nil
-}
-
-// waitFor waits until a file exists.
-func waitFor(name string) error {
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		_, err := os.Stat(name)
-		if err == nil {
-			return nil
-		}
-		if time.Since(start) > deviceWait {
-			return fmt.Errorf("wait for a device: %w", err)
-		}
-	}
 }

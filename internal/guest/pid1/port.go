@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/guest/device"
 	"github.com/aethervm/aether/internal/guest/serve"
 )
 
@@ -26,7 +25,7 @@ func Serial() Channel { return &serialChannel{} }
 func (s *serialChannel) beforeModule(string) error { return nil }
 
 func (s *serialChannel) open() (err error) {
-	s.path, err = findPort(portName)
+	s.path, err = device.Port(portName)
 	return err
 }
 
@@ -82,25 +81,5 @@ func openPort(path string) (*os.File, error) {
 			time.Sleep(connectPoll)
 		}
 		return os.NewFile(uintptr(fd), path), nil
-	}
-}
-
-// findPort returns the device of the virtio-serial port of that name.
-func findPort(name string) (string, error) {
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		files, err := filepath.Glob("/sys/class/virtio-ports/*/name")
-		if err != nil {
-			return "", err
-		}
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err == nil && strings.TrimSpace(string(text)) == name {
-				device := filepath.Join("/dev", filepath.Base(filepath.Dir(file)))
-				return device, waitFor(device)
-			}
-		}
-		if time.Since(start) > deviceWait {
-			return "", fmt.Errorf("no virtio-serial port is called %s", name)
-		}
 	}
 }

@@ -7,9 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/guest/device"
 )
 
 // Where the root file system is put together, in the initramfs.
@@ -18,9 +19,6 @@ const (
 	changesDir = "/lab/changes"
 	newRoot    = "/lab/root"
 )
-
-// deviceWait is how long a device may take to appear after its driver was loaded.
-const deviceWait = 20 * time.Second
 
 type mountPoint struct {
 	source, target, fstype string
@@ -54,12 +52,12 @@ func mountKernelFilesystems() error {
 // makes that the root.
 func switchRoot(job Job) error {
 	lower := []string{FilesDir}
-	for i, device := range job.Images {
-		if err := waitFor(device); err != nil {
+	for i, disk := range job.Images {
+		if err := device.Wait(disk); err != nil {
 			return err
 		}
 		dir := filepath.Join(imagesDir, fmt.Sprint(i))
-		if err := mountAll(mountPoint{device, dir, "erofs", unix.MS_RDONLY, ""}); err != nil {
+		if err := mountAll(mountPoint{disk, dir, "erofs", unix.MS_RDONLY, ""}); err != nil {
 			return err
 		}
 		lower = append(lower, dir)
@@ -184,17 +182,4 @@ func enableControllers() error {
 		}
 	}
 	return nil
-}
-
-// waitFor waits until a file exists.
-func waitFor(name string) error {
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		_, err := os.Stat(name)
-		if err == nil {
-			return nil
-		}
-		if time.Since(start) > deviceWait {
-			return fmt.Errorf("wait for a device: %w", err)
-		}
-	}
 }

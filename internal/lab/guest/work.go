@@ -8,13 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/guest/device"
 )
 
 // work runs the job's program, passes on what it writes, and reports.
@@ -127,34 +127,15 @@ func monotonic() int64 {
 func openPorts(names ...string) ([]*os.File, error) {
 	var ports []*os.File
 	for _, name := range names {
-		device, err := findPort(name)
+		path, err := device.Port(name)
 		if err != nil {
 			return nil, err
 		}
-		f, err := os.OpenFile(device, os.O_WRONLY, 0)
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
 			return nil, fmt.Errorf("open port %s: %w", name, err)
 		}
 		ports = append(ports, f)
 	}
 	return ports, nil
-}
-
-func findPort(name string) (string, error) {
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		files, err := filepath.Glob("/sys/class/virtio-ports/*/name")
-		if err != nil {
-			return "", err
-		}
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err == nil && strings.TrimSpace(string(text)) == name {
-				device := filepath.Join("/dev", filepath.Base(filepath.Dir(file)))
-				return device, waitFor(device)
-			}
-		}
-		if time.Since(start) > deviceWait {
-			return "", fmt.Errorf("no virtio-serial port is called %s", name)
-		}
-	}
 }
