@@ -37,7 +37,7 @@ type Snapshot struct {
 	Kind   SnapshotKind `json:"kind"`
 	// Ref is where it lies, in the driver's terms: a directory, or a name in the system's store.
 	Ref string `json:"ref"`
-	// Bytes is the space that it takes on disk.
+	// Bytes is the space that it takes on disk, without what it shares with others.
 	Bytes int64 `json:"bytes"`
 	// Spec is the spec of the sandbox that was saved.
 	Spec Spec `json:"spec"`
@@ -76,6 +76,31 @@ type TemplateSpec struct {
 	// WarmUp are programs that are run in it before, one after the other, each to its end with status 0. What they leave
 	// running, in files and in memory is there in every copy.
 	WarmUp []Cmd
+	// Progress, if it is not nil, is told how far the making is. It is called by one goroutine at a time, which waits for it.
+	Progress func(TemplateProgress)
+}
+
+// TemplateStage is a part of the making of a template.
+type TemplateStage string
+
+// The stages, in their order.
+const (
+	TemplateBoot   TemplateStage = "boot"    // a sandbox is made
+	TemplateWarmUp TemplateStage = "warm-up" // one of the programs runs; there is a stage for each
+	TemplateFreeze TemplateStage = "freeze"  // what the sandbox is now is taken
+	TemplateWrite  TemplateStage = "write"   // that is written to disk
+	TemplateTrial  TemplateStage = "trial"   // a copy is made, to see that it works and what it uses first
+	TemplateFinish TemplateStage = "finish"  // all is brought to disk, and gets its name
+)
+
+// TemplateProgress is how far the making of a template is.
+type TemplateProgress struct {
+	Stage TemplateStage `json:"stage"`
+	// Program is the number of the warm-up's program that runs, from 0.
+	Program int `json:"program,omitempty"`
+	// Done and Total are bytes, where the stage has some.
+	Done  int64 `json:"done,omitempty"`
+	Total int64 `json:"total,omitempty"`
 }
 
 // Template is a sandbox that waits on disk for its copies. It is a value, and the template stays when the process that has

@@ -26,6 +26,9 @@ type Cmd struct {
 	Stdout, Stderr io.Writer
 	// Timeout kills the program and its descendants when it has run so long; 0 means no limit.
 	Timeout time.Duration
+	// Terminal gives the program a terminal for its standard streams; nil means none. A system that has none
+	// answers ErrUnsupported before it starts anything.
+	Terminal *Terminal
 }
 
 // Exit says how a program ended.
@@ -69,6 +72,11 @@ func (c Cmd) Check() error {
 	}
 	if c.Dir != "" {
 		if err := CheckPath(c.Dir); err != nil {
+			return err
+		}
+	}
+	if c.Terminal != nil {
+		if err := c.Terminal.Check(); err != nil {
 			return err
 		}
 	}

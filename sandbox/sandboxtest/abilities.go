@@ -72,6 +72,8 @@ func (s *suite) testAbilities(t *testing.T) {
 	})
 	s.test(t, "Snapshot", s.testSnapshot)
 	s.test(t, "Fork", s.testFork)
+	s.test(t, "Diff", s.testDiff)
+	s.test(t, "Template", s.testTemplate)
 	s.test(t, "HostProcesses", func(t *testing.T, d sandbox.Driver) {
 		b := s.create(t, d)
 		in, ok := b.Sandbox.(sandbox.Inspector)

@@ -49,6 +49,7 @@ func Run(t *testing.T, c Config) {
 	t.Run("Spec", s.testSpec)
 	t.Run("Exec", s.testExec)
 	t.Run("Streams", s.testStreams)
+	t.Run("Terminals", s.testTerminal)
 	t.Run("Kill", s.testKill)
 	t.Run("Files", s.testFiles)
 	t.Run("Isolation", s.testIsolation)
