@@ -50,6 +50,10 @@ func fileOperation(op, name string, rest []string) error {
 		return json.NewEncoder(os.Stdout).Encode(info)
 	case "remove":
 		return files.Remove(name)
+	case "pack":
+		return pack(name)
+	case "unpack":
+		return unpack(name)
 	}
 	return fmt.Errorf("unknown file operation %q", op)
 }

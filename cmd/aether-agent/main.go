@@ -23,13 +23,16 @@ const (
 const usage = `usage: aether-agent MODE ...
 
   park [--spawn]           be PID 1 of a container: collect orphans until SIGTERM; serve "spawn"
-  exec --id ID [--timeout DURATION] [--dir DIR] -- PROGRAM [ARG ...]
-                           run a program so that it can be ended with all its descendants
+  exec --id ID [--timeout DURATION] [--dir DIR] [--terminal ROWSxCOLS] -- PROGRAM [ARG ...]
+                           run a program so that it can be ended with all its descendants; with
+                           a terminal, input is frames of agentproto
   spawn exec ...           as exec, by a supervisor that PID 1, "park --spawn", has started
   kill ID                  end the run ID with all its descendants
   status ID                print how the run ID ended, once, as JSON
   fs read|write|list|stat|remove PATH [PERM | OFFSET SIZE]
                            do a file operation; content on stdin/stdout, errors as JSON on stderr
+  fs pack|unpack DIR       write a directory to stdout, or read one from stdin, as a tar stream
+  tree [PATH ...]          answer a request about all files, with those that are mounted at PATHs; frames on stdin/stdout
   probe                    look at the sandbox from inside and print what was found, as JSON
   bomb KIND ...            put bounded load on the sandbox, for tests of its limits
   init                     be PID 1 of a virtual machine
@@ -59,6 +62,8 @@ func dispatch(mode string, args []string) int {
 		return runStatus(args)
 	case "fs":
 		return runFiles(args)
+	case "tree":
+		return runTree(args)
 	case "probe":
 		return runProbe(args)
 	case "bomb":

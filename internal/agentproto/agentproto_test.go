@@ -70,6 +70,7 @@ func TestBadFrames(t *testing.T) {
 var requests = []Request{
 	{Op: OpPing}, {Op: OpFreeze}, {Op: OpStats},
 	{Op: OpExec, Exec: Exec{Args: []string{"sh", "-c", ""}, Env: []string{"A=b"}, Dir: "/", Timeout: time.Second, Input: true}},
+	{Op: OpExec, Exec: Exec{Args: []string{"sh"}, Dir: "/", Input: true, Terminal: &sandbox.Terminal{Size: sandbox.TerminalSize{Rows: 50, Cols: 200}}}},
 	{Op: OpRead, Path: "/etc/passwd"}, {Op: OpRead, Path: "/x", Offset: math.MaxInt64, Size: 1 << 40}, {Op: OpList, Path: "/"}, {Op: OpStat, Path: "/x"}, {Op: OpRemove, Path: "/\xff"},
 	{Op: OpWrite, Path: "/tmp/x", Perm: 0o640},
 	{Op: OpConfigure, Config: Config{Hostname: "h", Now: time.Unix(1_700_000_000, 5), Entropy: []byte{1, 2}, Processes: 512, MemoryBytes: 1 << 30}},
@@ -95,7 +96,9 @@ func TestRequests(t *testing.T) {
 		"short":         {Version, byte(OpRead), 5, 'x'},
 		"no range":      {Version, byte(OpRead), 1, 'x'},
 		"huge offset":   {Version, byte(OpRead), 1, 'x', 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0},
-		"huge list":     {Version, byte(OpExec), 0xff, 0xff, 0xff, 0xff, 0x0f},
+		"no rows": Request{Op: OpExec, Exec: Exec{Args: []string{"x"}, Dir: "/", Terminal: &sandbox.Terminal{
+			Size: sandbox.TerminalSize{Cols: 80}}}}.Append(nil),
+		"huge list": {Version, byte(OpExec), 0xff, 0xff, 0xff, 0xff, 0x0f},
 	} {
 		if r, err := DecodeRequest(payload); !errors.Is(err, ErrProtocol) {
 			t.Errorf("%s: got %+v, %v", name, r, err)
@@ -147,6 +150,20 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+func TestSizes(t *testing.T) {
+	want := sandbox.TerminalSize{Rows: 50, Cols: sandbox.MaxTerminalSize}
+	if got, err := DecodeSize(AppendSize(nil, want)); err != nil || got != want {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for name, payload := range map[string][]byte{
+		"empty": nil, "short": {1, 0, 1}, "long": {1, 0, 1, 0, 0}, "no rows": {0, 0, 1, 0}, "huge": {1, 0, 0xff, 0xff},
+	} {
+		if got, err := DecodeSize(payload); !errors.Is(err, ErrProtocol) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
 // FuzzRequest decodes what a host may send.
 func FuzzRequest(f *testing.F) {
 	for _, r := range requests {
@@ -187,6 +204,9 @@ func FuzzGuest(f *testing.F) {
 		if exit, err := c.Exec(ctx, Exec{Args: []string{"x"}, Dir: "/"}, strings.NewReader("input"), io.Discard, nil); err == nil && exit.Code == -1 && exit.Signal == 0 {
 			t.Errorf("exit %+v", exit)
 		}
+		sizes := make(chan sandbox.TerminalSize, 1)
+		sizes <- sandbox.DefaultTerminalSize()
+		_, _ = c.Exec(ctx, Exec{Args: []string{"x"}, Dir: "/", Terminal: &sandbox.Terminal{Resize: sizes}}, nil, io.Discard, nil)
 		_ = c.ReadFile(ctx, "/x", io.Discard)
 		_ = c.WriteFile(ctx, "/x", strings.NewReader("content"), 0o600)
 		_, _ = c.ReadDir(ctx, "/")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,12 +26,17 @@ const (
 	maxNames   = 64 << 20
 )
 
-// Client does operations on a guest, each on a connection of its own. Its methods may be called
-// concurrently. Errors of the guest are Failures; those of the connection are passed on as they
+// Client does operations on a guest, each on a connection that it has for itself meanwhile. Its methods may be
+// called concurrently. Errors of the guest are Failures; those of the connection are passed on as they
 // are; when ctx ends, its error is returned.
 type Client struct {
 	// Dial opens a connection to the agent.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// Keep has one connection kept open for the next operation when one has ended. It is for channels on which
+	// a connection takes an exchange with the guest, and ends only with the guest.
+	Keep bool
+
+	kept keptConn
 }
 
 // Traffic counts the bytes of an exchange without bulk data.
@@ -44,8 +50,7 @@ func (c *Client) Ping(ctx context.Context) error {
 
 // Configure applies cfg. It is the first operation after boot and after a restore.
 func (c *Client) Configure(ctx context.Context, cfg Config) error {
-	_, err := c.simple(ctx, Request{Op: OpConfigure, Config: cfg})
-	return err
+	return c.become(ctx, OpConfigure, cfg)
 }
 
 // Freeze stops all programs of the guest. They are thawed by Thaw, and by Configure followed by
@@ -57,8 +62,7 @@ func (c *Client) Freeze(ctx context.Context) error {
 
 // Thaw applies cfg and then lets the programs go on.
 func (c *Client) Thaw(ctx context.Context, cfg Config) error {
-	_, err := c.simple(ctx, Request{Op: OpThaw, Config: cfg})
-	return err
+	return c.become(ctx, OpThaw, cfg)
 }
 
 // Stats returns what the programs use.
@@ -70,10 +74,20 @@ func (c *Client) Stats(ctx context.Context) (Stats, error) {
 	return DecodeStats(payload)
 }
 
-// Exec runs a program. Streams follow the rules of sandbox.Cmd.
+// Exec runs a program. Streams, and the terminal, follow the rules of sandbox.Cmd.
 func (c *Client) Exec(ctx context.Context, e Exec, stdin io.Reader, stdout, stderr io.Writer) (Exit, error) {
-	e.Input = stdin != nil
-	call := call{input: stdin, output: stdout, errorOutput: stderr, killable: true}
+	call := call{output: stdout, errorOutput: stderr, killable: true}
+	if e.Terminal != nil {
+		t := e.Terminal.WithDefaults()
+		e.Terminal, call.sizes = &t, t.Resize
+		if stdin == nil {
+			stdin = strings.NewReader("")
+		}
+		over := make(chan struct{})
+		defer close(over)
+		call.over = over
+	}
+	e.Input, call.input = stdin != nil, stdin
 	payload, err := c.do(ctx, Request{Op: OpExec, Exec: e}, &call)
 	if err != nil {
 		return Exit{}, err
@@ -145,10 +159,15 @@ type call struct {
 	input               io.Reader
 	output, errorOutput io.Writer
 	entry               func(sandbox.FileInfo) error
+	change              func(Change) error
 	// killable: the guest can end the operation and still report a result.
 	killable bool
+	// sizes are those of the program's terminal, until over is closed.
+	sizes <-chan sandbox.TerminalSize
+	over  <-chan struct{}
 
 	conn   net.Conn
+	last   bool       // the guest's last frame has come; for who receives
 	writes sync.Mutex // held for each frame written to conn
 
 	mu     sync.Mutex
@@ -167,11 +186,12 @@ func (c *Client) do(ctx context.Context, r Request, op *call) ([]byte, error) {
 	if len(request) > MaxControl {
 		return nil, fmt.Errorf("%s: %w: the request takes %d bytes, more than %d", r.Op, sandbox.ErrInvalid, len(request), MaxControl)
 	}
-	conn, err := c.Dial(ctx)
+	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	over := false // nothing more is sent or awaited
+	defer func() { c.disconnect(conn, over && r.Op != OpFreeze) }()
 	op.conn, op.credit = conn, InputWindow
 	op.cond.L = &op.mu
 
@@ -187,11 +207,13 @@ func (c *Client) do(ctx context.Context, r Request, op *call) ([]byte, error) {
 		sandbox.Observe(ctx, sandbox.Call{Plane: "agent", Op: r.Op.String(), Sent: len(sent), Received: len(received),
 			Request: string(sent), Reply: string(received)})
 	}
+	ended := stop()
 	op.mu.Lock()
 	defer op.mu.Unlock()
 	if op.cause != nil {
 		return nil, op.cause
 	}
+	over = ended && op.input == nil && op.last
 	return payload, err
 }
 
@@ -255,9 +277,13 @@ func (op *call) receive() ([]byte, error) {
 			op.endInput()
 		case KindEntry:
 			err = op.addEntry(f.Payload)
+		case KindChange:
+			err = op.addChange(f.Payload)
 		case KindDone:
+			op.last = true
 			return f.Payload, nil
 		case KindFail:
+			op.last = true
 			failure, err := DecodeFailure(f.Payload)
 			if err != nil {
 				return nil, err
@@ -338,6 +364,9 @@ func (op *call) send(request []byte) {
 	if op.write(KindRequest, request) != nil || op.input == nil {
 		return // the receiver sees what is wrong with the connection
 	}
+	if op.sizes != nil {
+		go op.resize()
+	}
 	buf := make([]byte, HeaderSize+MaxData)
 	for {
 		n, err := op.input.Read(buf[HeaderSize:])
@@ -357,6 +386,20 @@ func (op *call) send(request []byte) {
 			return
 		case err != nil:
 			op.abort(fmt.Errorf("read input: %w", err))
+			return
+		}
+	}
+}
+
+// resize sends the sizes of the terminal. It is a goroutine of its own, since the input may come late.
+func (op *call) resize() {
+	for {
+		select {
+		case size, more := <-op.sizes:
+			if !more || size.Valid() && op.write(KindResize, AppendSize(nil, size)) != nil {
+				return
+			}
+		case <-op.over:
 			return
 		}
 	}

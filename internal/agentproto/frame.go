@@ -1,7 +1,8 @@
 // Package agentproto is how a host talks to the agent inside a guest.
 //
-// One connection carries one operation: the host sends a request, both sides exchange frames, and
-// the guest ends with a Done or a Fail frame. To close the connection early is to cancel: the guest
+// One connection carries one operation at a time: the host sends a request, both sides exchange frames, and
+// the guest ends with a Done or a Fail frame. After that the host closes the connection or, if it has sent no
+// frame but the request, may send the next one. To close the connection early is to cancel: the guest
 // then kills what the operation started. Any reliable byte stream will do as a connection (a vsock
 // connection, a Unix socket, a stream of the multiplexer that this package runs over one serial
 // port).
@@ -19,10 +20,10 @@ import (
 )
 
 // Version is that of the protocol. It is in every request; a guest refuses any other.
-const Version = 4
+const Version = 5
 
 // Port is the vsock port on which the agent listens in a guest that has sockets to its host. There each
-// operation has a connection of its own, without a multiplexer.
+// operation that goes on at one time has a connection of its own, without a multiplexer.
 const Port = 1024
 
 // What the agent's init is told on the kernel's command line, after "--": which channel it is to serve.
@@ -56,10 +57,11 @@ type Kind uint8
 
 // Frames from host to guest.
 const (
-	KindRequest  Kind = 1 // an encoded Request; the first frame, once
+	KindRequest  Kind = 1 // an encoded Request; the first frame of an operation
 	KindInput    Kind = 2 // standard input, or the content of a file to write
 	KindInputEnd Kind = 3 // end of the input; for a file: commit it
 	KindKill     Kind = 4 // kill the program and its descendants; its exit is still reported
+	KindResize   Kind = 5 // an encoded size: the program's terminal has it now
 )
 
 // Frames from guest to host.
@@ -71,15 +73,16 @@ const (
 	KindEntry       Kind = 20 // an encoded FileInfo, one a directory entry
 	KindDone        Kind = 21 // the last frame: an encoded result, depending on the operation
 	KindFail        Kind = 22 // the last frame: an encoded Failure
+	KindChange      Kind = 30 // an encoded Change
 )
 
 func (k Kind) limit() int {
 	switch k {
 	case KindInput, KindOutput, KindErrorOutput:
 		return MaxData
-	case KindRequest, KindDone, KindFail, KindEntry:
+	case KindRequest, KindDone, KindFail, KindEntry, KindChange:
 		return MaxControl
-	case KindCredit:
+	case KindCredit, KindResize:
 		return 4
 	case KindInputEnd, KindKill, KindInputClosed:
 		return 0
@@ -116,7 +119,7 @@ func (r *Reader) Next() (Frame, error) {
 	if uint64(size) > uint64(limit) {
 		return Frame{}, fmt.Errorf("%w: frame of kind %d with %d bytes, more than %d", ErrProtocol, kind, size, limit)
 	}
-	if int(size) > cap(r.buf) {
+	if int(size) > cap(r.buf) || cap(r.buf) > MaxData && size <= MaxData { // a large one is not kept for small frames
 		r.buf = make([]byte, size, max(int(size), 4<<10))
 	}
 	payload := r.buf[:size]

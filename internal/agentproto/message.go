@@ -27,12 +27,14 @@ const (
 	OpFreeze    Op = 9  // stops all programs, to take a snapshot; Done
 	OpThaw      Op = 10 // lets them go on; Done
 	OpStats     Op = 11 // Done with a Stats
+	OpChanges   Op = 20 // Path, Size; changes, Done with a Walked
+	OpExamine   Op = 21 // Wants; changes, Done
 )
 
 func (o Op) String() string {
 	names := [...]string{OpPing: "ping", OpConfigure: "configure", OpExec: "exec", OpRead: "read",
 		OpWrite: "write", OpList: "list", OpStat: "stat", OpRemove: "remove", OpFreeze: "freeze",
-		OpThaw: "thaw", OpStats: "stats"}
+		OpThaw: "thaw", OpStats: "stats", OpChanges: "changes", OpExamine: "examine"}
 	if int(o) < len(names) && names[o] != "" {
 		return names[o]
 	}
@@ -48,6 +50,8 @@ type Request struct {
 	Offset, Size int64
 	Exec         Exec
 	Config       Config
+	// Wants are what OpExamine is about.
+	Wants []Want
 }
 
 // Exec describes a program to run.
@@ -58,13 +62,17 @@ type Exec struct {
 	Timeout time.Duration
 	// Input tells that input will follow; otherwise standard input is empty.
 	Input bool
+	// Terminal, if not nil, has the program's standard streams be a terminal of its size, which a frame of
+	// KindResize changes. On the way there is only its size.
+	Terminal *sandbox.Terminal
 }
 
 // Config makes a guest somebody: what tells it from others that were booted or restored from the
 // same bytes, and the limits of what runs in it.
 type Config struct {
 	Hostname string
-	// Now is the wall clock. The zero time leaves it alone.
+	// Now is the wall clock. The zero time leaves it alone; in place of any other the Client sends the time at which it
+	// sends.
 	Now time.Time
 	// Entropy is mixed into the kernel's random numbers, with full credit.
 	Entropy []byte
@@ -128,6 +136,10 @@ func (r Request) Append(b []byte) []byte {
 		b = appendString(b, r.Exec.Dir)
 		b = binary.AppendUvarint(b, uint64(r.Exec.Timeout))
 		b = appendBool(b, r.Exec.Input)
+		b = appendBool(b, r.Exec.Terminal != nil)
+		if r.Exec.Terminal != nil {
+			b = AppendSize(b, r.Exec.Terminal.Size)
+		}
 	case OpRead:
 		b = appendString(b, r.Path)
 		b = binary.AppendUvarint(b, uint64(r.Offset))
@@ -137,6 +149,11 @@ func (r Request) Append(b []byte) []byte {
 	case OpWrite:
 		b = appendString(b, r.Path)
 		b = binary.AppendUvarint(b, uint64(r.Perm.Perm()))
+	case OpChanges:
+		b = appendString(b, r.Path)
+		b = binary.AppendUvarint(b, uint64(r.Size))
+	case OpExamine:
+		b = appendWants(b, r.Wants)
 	case OpConfigure, OpThaw:
 		c := r.Config
 		b = appendString(b, c.Hostname)
@@ -164,6 +181,9 @@ func DecodeRequest(payload []byte) (Request, error) {
 			Args: d.strings(), Env: d.strings(), Dir: d.string(),
 			Timeout: time.Duration(d.bounded(math.MaxInt64)), Input: d.bool(),
 		}
+		if d.bool() {
+			r.Exec.Terminal = &sandbox.Terminal{Size: d.size()}
+		}
 		if len(r.Exec.Args) == 0 {
 			d.fail("no program")
 		}
@@ -173,6 +193,10 @@ func DecodeRequest(payload []byte) (Request, error) {
 		r.Path = d.string()
 	case OpWrite:
 		r.Path, r.Perm = d.string(), fs.FileMode(d.bounded(uint64(fs.ModePerm)))
+	case OpChanges:
+		r.Path, r.Size = d.string(), int64(d.bounded(math.MaxInt64))
+	case OpExamine:
+		r.Wants = d.wants()
 	case OpConfigure, OpThaw:
 		r.Config = Config{Hostname: d.string(), Now: d.time(), Entropy: []byte(d.string())}
 		r.Config.Processes = int(d.bounded(sandbox.MaxProcesses))
@@ -186,6 +210,28 @@ func DecodeRequest(payload []byte) (Request, error) {
 		d.fail(fmt.Sprintf("unknown operation %d", r.Op))
 	}
 	return r, d.end()
+}
+
+// AppendSize appends the encoded size of a terminal to b.
+func AppendSize(b []byte, size sandbox.TerminalSize) []byte {
+	return binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint16(b, size.Rows), size.Cols)
+}
+
+// DecodeSize decodes the size of a terminal.
+func DecodeSize(payload []byte) (sandbox.TerminalSize, error) {
+	d := decoder{rest: payload}
+	size := d.size()
+	return size, d.end()
+}
+
+func (d *decoder) size() sandbox.TerminalSize {
+	var b [4]byte
+	d.fill(b[:])
+	size := sandbox.TerminalSize{Rows: binary.LittleEndian.Uint16(b[:]), Cols: binary.LittleEndian.Uint16(b[2:])}
+	if !size.Valid() {
+		d.fail("size of a terminal out of range")
+	}
+	return size
 }
 
 // Exit is the result of OpExec.

@@ -34,10 +34,32 @@ func Typed(op, system, id string, err error) error {
 		default:
 			e.Remedy = files.Remedy(e.Err)
 		}
-	case errors.Is(err, syscall.ENOSPC):
-		e.Err, e.Detail = sandbox.ErrNoSpace, err.Error()
+	default:
+		if remedy := scarcity(err); remedy != "" {
+			e.Err, e.Detail, e.Remedy = sandbox.ErrNoSpace, err.Error(), remedy
+		}
 	}
 	return e
+}
+
+// scarcity is what to do about an error that means that the host has run out of something; empty for others.
+func scarcity(err error) string {
+	for _, s := range []struct {
+		kinds  []error
+		remedy string
+	}{
+		{[]error{syscall.ENOSPC, syscall.EDQUOT}, "free space on the disk that aether keeps its files on, or have fewer sandboxes"},
+		{[]error{syscall.ENOMEM, syscall.ENOBUFS}, "the host has no memory left: close sandboxes, or give them less"},
+		{[]error{syscall.EMFILE, syscall.ENFILE}, "raise the limit of open files (`ulimit -n`), or have fewer sandboxes"},
+		{[]error{syscall.EAGAIN}, "raise the limit of processes (`ulimit -u`, pids.max), or have fewer sandboxes"},
+	} {
+		for _, kind := range s.kinds {
+			if errors.Is(err, kind) {
+				return s.remedy
+			}
+		}
+	}
+	return ""
 }
 
 // broken tells whether err is that of a connection whose other end is gone.

@@ -22,7 +22,8 @@ func (s *Sandbox) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit, erro
 	var exit agentproto.Exit
 	err := s.Operate(ctx, "exec", func(ctx context.Context) (err error) {
 		exit, err = s.Client.Exec(ctx, agentproto.Exec{
-			Args: cmd.Args, Env: sandbox.Environ(s.cfg.Spec.Image.Env, s.cfg.Spec.Env, cmd.Env), Dir: cmd.Dir, Timeout: cmd.Timeout,
+			Args: cmd.Args, Env: sandbox.Environ(s.cfg.Spec.Image.Env, s.cfg.Spec.Env, cmd.Environment()), Dir: cmd.Dir,
+			Timeout: cmd.Timeout, Terminal: cmd.Terminal,
 		}, cmd.Stdin, cmd.Stdout, cmd.Stderr)
 		return err
 	})

@@ -46,6 +46,8 @@ type Config struct {
 	ID      string
 	Spec    sandbox.Spec // with defaults
 	Machine Machine      // running; the sandbox owns it
+	// Keep is agentproto.Client's.
+	Keep bool
 	// Forget is called when the sandbox was closed.
 	Forget func()
 }
@@ -69,7 +71,7 @@ type Sandbox struct {
 
 // New returns a sandbox on a machine that is starting.
 func New(cfg Config) *Sandbox {
-	s := &Sandbox{cfg: cfg}
+	s := &Sandbox{cfg: cfg, Client: agentproto.Client{Keep: cfg.Keep}}
 	s.alive, s.end = context.WithCancelCause(context.Background())
 	return s
 }
@@ -120,6 +122,11 @@ func (s *Sandbox) BringUp(ctx context.Context, connect func(context.Context) (Ch
 	return err
 }
 
+// Introduce tells the agent of a machine that was brought up ahead, and not used since, what the guest is to be.
+func (s *Sandbox) Introduce(ctx context.Context, op string, introduce func(context.Context, agentproto.Config) error) error {
+	return s.Operate(ctx, op, func(ctx context.Context) error { return introduce(ctx, s.guestConfig()) })
+}
+
 // Configure is the usual introduction of a machine that has booted.
 func (s *Sandbox) Configure(ctx context.Context, cfg agentproto.Config) error {
 	return s.Client.Configure(ctx, cfg)
@@ -154,6 +161,7 @@ func (s *Sandbox) watch() {
 	err := s.cfg.Machine.Explain(errors.New("the machine ended"))
 	s.end(&sandbox.Error{System: s.cfg.System, Sandbox: s.cfg.ID, Err: sandbox.ErrDead, Detail: err.Error(),
 		Remedy: "create another sandbox"})
+	s.Client.Close()
 	s.channel.Close()
 }
 
@@ -232,6 +240,7 @@ func (s *Sandbox) Ended(op string) error {
 func (s *Sandbox) Close() error {
 	s.closing.Do(func() {
 		s.end(sandbox.Closed("use", s.cfg.System, s.cfg.ID))
+		s.Client.Close()
 		if err := s.cfg.Machine.Close(); err != nil {
 			s.closeErr = fmt.Errorf("close %s: %w", s.cfg.ID, err)
 		}

@@ -296,3 +296,35 @@ func TestTyped(t *testing.T) {
 		}
 	}
 }
+
+// With Keep, operations share a connection, which is closed with the sandbox.
+func TestKeep(t *testing.T) {
+	f := made()
+	f.s.cfg.Keep, f.s.Client.Keep = true, true
+	if err := f.s.BringUp(t.Context(), f.connect, f.s.Configure); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.s.Introduce(t.Context(), "introduce", f.s.Configure); err != nil {
+		t.Error(err)
+	}
+	for range 3 {
+		if _, err := f.s.Stats(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	f.machine.mu.Lock()
+	conns := f.machine.conns
+	f.machine.mu.Unlock()
+	if len(conns) != 1 {
+		t.Fatalf("%d connections", len(conns))
+	}
+	if err := f.s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := conns[0].Write([]byte{0}); err == nil {
+		t.Error("the connection is open")
+	}
+	if err := f.s.Introduce(t.Context(), "introduce", f.s.Configure); !errors.Is(err, sandbox.ErrClosed) {
+		t.Errorf("after close: %v", err)
+	}
+}

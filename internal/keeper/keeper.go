@@ -86,6 +86,20 @@ func (k *Keeper[O]) begin(op string) (owned O, err error) {
 	return k.owned, nil
 }
 
+// Use calls f with what the keeper has acquired, unless it has nothing, or Close has begun. Close waits for it.
+func (k *Keeper[O]) Use(f func(O)) {
+	k.mu.Lock()
+	if k.closed || !k.has {
+		k.mu.Unlock()
+		return
+	}
+	k.starting.Add(1)
+	owned := k.owned
+	k.mu.Unlock()
+	defer k.starting.Done()
+	f(owned)
+}
+
 func (k *Keeper[O]) closedError(op string) error {
 	return &sandbox.Error{Op: op, System: k.system, Err: sandbox.ErrClosed, Detail: "the driver was closed"}
 }

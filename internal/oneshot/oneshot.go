@@ -73,6 +73,13 @@ func (r *Runner) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit, error
 	if cmd.Dir != "" {
 		args = append(args, "--dir", cmd.Dir)
 	}
+	if cmd.Terminal != nil {
+		t := cmd.Terminal.WithDefaults()
+		args = append(args, "--terminal", t.Size.String())
+		input := newTerminalInput(cmd.Stdin, t.Resize)
+		defer input.close()
+		cmd.Stdin, cmd.Stderr = input, nil
+	}
 	args = append(append(args, "--"), cmd.Args...)
 
 	// A failing writer of the caller ends the command just as a cancelled context does.
@@ -80,7 +87,7 @@ func (r *Runner) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit, error
 	defer cancel(nil)
 	code, err := r.runKillable(ctx, runID, Program{
 		Args:   args,
-		Env:    sandbox.Environ(r.env, cmd.Env),
+		Env:    sandbox.Environ(r.env, cmd.Environment()),
 		Stdin:  cmd.Stdin,
 		Stdout: guard(cmd.Stdout, cancel),
 		Stderr: guard(cmd.Stderr, cancel),

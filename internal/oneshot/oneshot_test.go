@@ -28,7 +28,17 @@ func onHost(t *testing.T) *oneshot.Runner {
 			args[0] = agent
 		}
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Env, p.Stdin, p.Stdout, p.Stderr
+		cmd.Env, cmd.Stdout, cmd.Stderr = p.Env, p.Stdout, p.Stderr
+		if p.Stdin != nil {
+			in, err := cmd.StdinPipe() // the run does not wait for the end of its input
+			if err != nil {
+				return 0, err
+			}
+			go func() {
+				_, _ = io.Copy(in, p.Stdin)
+				_ = in.Close()
+			}()
+		}
 		cmd.WaitDelay = 100 * time.Millisecond
 		err := cmd.Run()
 		if cmd.ProcessState != nil {

@@ -4,6 +4,7 @@ package tail
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"sync"
 )
@@ -28,6 +29,17 @@ func (t *Tail) Write(p []byte) (int, error) {
 		t.buf = t.buf[:copy(t.buf, t.buf[over:])]
 	}
 	return len(p), nil
+}
+
+// readSize is how much is read at a time: who keeps the end of a thousand programs' output has a buffer for each.
+const readSize = 2 << 10
+
+// ReadFrom writes what it reads until the end of r. io.Copy uses it, and would have a larger buffer by itself.
+func (t *Tail) ReadFrom(r io.Reader) (int64, error) { return Copy(t, r) }
+
+// Copy copies until the end of r with a small buffer.
+func Copy(w io.Writer, r io.Reader) (n int64, err error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, readSize))
 }
 
 // Contains tells whether s is in what is kept.

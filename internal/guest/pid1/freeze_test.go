@@ -82,7 +82,7 @@ func TestStartWhileFrozen(t *testing.T) {
 			starting.Add(1)
 			go func() {
 				starting.Done()
-				p, err := m.Start("/bin/true", []string{"true"}, nil, "/", [3]*os.File{null, null, null})
+				p, err := m.Start(serve.Program{Path: "/bin/true", Args: []string{"true"}, Dir: "/", Stdio: [3]*os.File{null, null, null}})
 				if err == nil {
 					finish(t, p)
 				}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/guest/files"
 	"github.com/aethervm/aether/internal/guest/serve"
 )
 
@@ -22,6 +23,7 @@ type machine struct {
 	reaper  *reaper
 	changes *os.File // the file system of what is written
 	late    *lateModules
+	tree    *files.Tree // what tells what was written
 
 	// starts is held for reading while a program is started, and for writing while the machine is frozen. A program
 	// that is started in a frozen group stops before its first instruction; the agent would wait for that one in a
@@ -50,15 +52,15 @@ type process struct {
 	status unix.WaitStatus
 }
 
-func (m *machine) Start(path string, args, env []string, dir string, stdio [3]*os.File) (serve.Process, error) {
+func (m *machine) Start(program serve.Program) (serve.Process, error) {
 	g, err := m.groups.newGroup()
 	if err != nil {
 		return nil, err
 	}
 	attr := &syscall.ProcAttr{
-		Dir: dir, Env: env,
-		Files: []uintptr{stdio[0].Fd(), stdio[1].Fd(), stdio[2].Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(g.dir.Fd())},
+		Dir: program.Dir, Env: program.Env,
+		Files: []uintptr{program.Stdio[0].Fd(), program.Stdio[1].Fd(), program.Stdio[2].Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: program.Terminal, UseCgroupFD: true, CgroupFD: int(g.dir.Fd())},
 	}
 	copied := m.copied.Load()
 	m.starts.RLock()
@@ -67,7 +69,7 @@ func (m *machine) Start(path string, args, env []string, dir string, stdio [3]*o
 		g.release()
 		return nil, errCopied
 	}
-	status, err := m.reaper.start(path, args, attr)
+	status, err := m.reaper.start(program.Path, program.Args, attr)
 	if err != nil {
 		g.release()
 		return nil, err

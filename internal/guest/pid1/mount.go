@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/guest/device"
+	"github.com/aethervm/aether/internal/guest/files"
 )
 
 const (
@@ -57,10 +58,10 @@ func mountKernelFilesystems() error {
 
 // switchRoot makes an overlay of the image, read only, and memory the root of all that follows.
 // What is written lives in memory, so that a saved machine is whole without its disk. It returns
-// the directory in which it does, which is out of sight from then on.
-func switchRoot() (changes *os.File, err error) {
+// the directory in which it does, which is out of sight from then on, and what tells what was written.
+func switchRoot() (changes *os.File, tree *files.Tree, err error) {
 	if err := device.Wait(imageDevice); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	const work = "/aether"
 	err = mountAll(
@@ -68,24 +69,44 @@ func switchRoot() (changes *os.File, err error) {
 		mountPoint{"tmpfs", work + "/changes", "tmpfs", 0, "mode=0755"},
 	)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if changes, err = os.Open(work + "/changes"); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if tree, err = openTree(work); err != nil {
+		return nil, nil, errors.Join(err, changes.Close())
 	}
 	if err := overlayRoot(work); err != nil {
-		return nil, errors.Join(err, changes.Close())
+		return nil, nil, errors.Join(err, changes.Close(), tree.Close())
 	}
-	return changes, nil
+	return changes, tree, nil
 }
 
-func overlayRoot(work string) error {
-	for _, dir := range []string{"upper", "work"} {
+// openTree makes the directories that an overlay writes to, and opens what it is made of.
+func openTree(work string) (*files.Tree, error) {
+	for _, dir := range []string{upperDir, "work"} {
 		if err := os.Mkdir(filepath.Join(work, "changes", dir), 0o755); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	layers := fmt.Sprintf("lowerdir=%[1]s/image,upperdir=%[1]s/changes/upper,workdir=%[1]s/changes/work", work)
+	upper, err := os.Open(filepath.Join(work, "changes", upperDir))
+	if err != nil {
+		return nil, err
+	}
+	image, err := os.Open(filepath.Join(work, "image"))
+	if err != nil {
+		return nil, errors.Join(err, upper.Close())
+	}
+	return files.OverlayTree(upper, image), nil
+}
+
+const upperDir = "upper"
+
+func overlayRoot(work string) error {
+	// Without redirects and metacopies, which a kernel may have on by default, what was written can be told from upper.
+	layers := fmt.Sprintf("lowerdir=%[1]s/image,upperdir=%[1]s/changes/%[2]s,workdir=%[1]s/changes/work,redirect_dir=off,metacopy=off",
+		work, upperDir)
 	if err := mountAll(mountPoint{"overlay", newRoot, "overlay", 0, layers}); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func Run(c Channel) error {
 			fmt.Fprintln(os.Stderr, "init:", err)
 		}
 	})
-	return fmt.Errorf("init: %w", c.serve(&serve.Server{Machine: m}))
+	return fmt.Errorf("init: %w", c.serve(&serve.Server{Machine: m, Tree: m.tree}))
 }
 
 // boot mounts everything and makes the machine that programs run on.
@@ -56,7 +56,7 @@ func boot(c Channel) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	changes, err := switchRoot()
+	changes, tree, err := switchRoot()
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +68,7 @@ func boot(c Channel) (*machine, error) {
 		return nil, err
 	}
 	m := newMachine(groups, changes)
+	m.tree = tree
 	m.late = late
 	return m, nil
 }

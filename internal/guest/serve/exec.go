@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/agentproto"
+	"github.com/aethervm/aether/internal/guest/pty"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -26,13 +28,13 @@ func (s *Server) exec(c *conn, e agentproto.Exec) (agentproto.Exit, error) {
 	if err != nil {
 		return agentproto.Exit{}, err
 	}
-	pipes, err := openPipes(e.Input)
+	pipes, err := openStreams(e)
 	if err != nil {
 		return agentproto.Exit{}, fmt.Errorf("start %s: %w", e.Args[0], err)
 	}
 	defer pipes.close()
 	copied := s.Machine.Copied() // before: once it runs, the machine may be copied
-	process, err := s.Machine.Start(path, e.Args, e.Env, e.Dir, pipes.child)
+	process, err := s.Machine.Start(Program{Path: path, Args: e.Args, Env: e.Env, Dir: e.Dir, Stdio: pipes.child, Terminal: pipes.terminal != nil})
 	if err != nil {
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOMEM) {
 			err = fmt.Errorf("%w: %w", sandbox.ErrCannotRun, err)
@@ -56,12 +58,14 @@ type run struct {
 	cutOnce sync.Once
 	killed  chan struct{} // closed by the host's request to kill
 	copied  int           // the machine's count when the program started
+	over    atomic.Bool   // the program and its output have ended: what comes now is not for it
+	next    chan following
 }
 
 func newRun(m Machine, c *conn, p Process, pipes *pipes, copied int) *run {
 	return &run{
 		machine: m, c: c, process: p, pipes: pipes, input: newInputBuffer(),
-		cut: make(chan struct{}), killed: make(chan struct{}), copied: copied,
+		cut: make(chan struct{}), killed: make(chan struct{}), copied: copied, next: make(chan following, 1),
 	}
 }
 
@@ -71,7 +75,11 @@ func newRun(m Machine, c *conn, p Process, pipes *pipes, copied int) *run {
 func (r *run) cutOff() {
 	r.cutOnce.Do(func() {
 		if r.machine.Frozen() || r.machine.Copied() != r.copied {
-			r.input.end()
+			if r.pipes.terminal != nil {
+				r.input.stop() // nobody types any more, the end of the input neither
+			} else {
+				r.input.end()
+			}
 			return
 		}
 		close(r.cut)
@@ -81,8 +89,13 @@ func (r *run) cutOff() {
 // finish serves the program until it has ended.
 func (r *run) finish(timeout time.Duration) agentproto.Exit {
 	var outputs sync.WaitGroup
-	outputs.Go(func() { r.sendOutput(r.pipes.stdout, agentproto.KindOutput) })
-	outputs.Go(func() { r.sendOutput(r.pipes.stderr, agentproto.KindErrorOutput) })
+	if r.pipes.terminal != nil {
+		outputs.Go(r.sendScreen)
+		go r.typeInput()
+	} else {
+		outputs.Go(func() { r.sendOutput(r.pipes.stdout, agentproto.KindOutput) })
+		outputs.Go(func() { r.sendOutput(r.pipes.stderr, agentproto.KindErrorOutput) })
+	}
 	go r.receive()
 	if r.pipes.stdin != nil {
 		go r.feed()
@@ -112,28 +125,42 @@ func (r *run) finish(timeout time.Duration) agentproto.Exit {
 	}
 	r.input.stop()
 	// Wakes the senders: from now on they only send what is in the pipes already.
-	_ = r.pipes.stdout.SetReadDeadline(time.Unix(1, 0))
-	_ = r.pipes.stderr.SetReadDeadline(time.Unix(1, 0))
+	if r.pipes.terminal != nil {
+		r.pipes.terminal.Finish()
+	} else {
+		_ = r.pipes.stdout.SetReadDeadline(time.Unix(1, 0))
+		_ = r.pipes.stderr.SetReadDeadline(time.Unix(1, 0))
+	}
 	outputs.Wait()
+	r.over.Store(true)
+	r.c.next = r.next
 	return exit
 }
 
-// receive takes the host's frames. It ends with the connection.
+// receive takes the host's frames until one comes that is not the program's, or the connection ends.
 func (r *run) receive() {
 	for {
 		f, err := r.c.frames.Next()
-		if err != nil {
-			r.cutOff()
+		if err != nil || f.Kind == agentproto.KindRequest && r.over.Load() {
+			r.next <- following{f, err}
+			if err != nil {
+				r.cutOff()
+			}
 			return
 		}
 		switch f.Kind {
 		case agentproto.KindInput:
-			if r.pipes.stdin == nil || !r.input.add(f.Payload) {
-				r.cutOff() // no such window was given
+			if r.pipes.stdin == nil && r.pipes.terminal == nil || !r.input.add(f.Payload) {
+				r.refuse("more input than the window has") // no such window was given
 				return
 			}
 		case agentproto.KindInputEnd:
 			r.input.end()
+		case agentproto.KindResize:
+			if err := r.resize(f.Payload); err != nil {
+				r.refuse("a size of the terminal: %v", err)
+				return
+			}
 		case agentproto.KindKill:
 			select {
 			case <-r.killed:
@@ -141,10 +168,16 @@ func (r *run) receive() {
 				close(r.killed)
 			}
 		default:
-			r.cutOff()
+			r.refuse("a frame of kind %d in an exec", f.Kind)
 			return
 		}
 	}
+}
+
+// refuse ends the program, and the connection with it, for something that the host must not send.
+func (r *run) refuse(format string, args ...any) {
+	r.next <- following{err: fmt.Errorf("%w: "+format, append([]any{agentproto.ErrProtocol}, args...)...)}
+	r.cutOff()
 }
 
 // feed passes input on to the program.
@@ -217,13 +250,19 @@ func buffered(pipe *os.File) int {
 
 // pipes are the standard streams of a program.
 type pipes struct {
-	stdin, stdout, stderr *os.File // the agent's ends; stdin may be nil
+	stdin, stdout, stderr *os.File      // the agent's ends; stdin may be nil
+	terminal              *pty.Terminal // not nil: it is all of them
 	child                 [3]*os.File
 }
 
-func openPipes(input bool) (*pipes, error) {
+func openStreams(e agentproto.Exec) (*pipes, error) {
 	p := &pipes{}
-	err := p.open(input)
+	var err error
+	if e.Terminal != nil {
+		err = p.openTerminal(e.Terminal.Size)
+	} else {
+		err = p.open(e.Input)
+	}
 	if err != nil {
 		p.close()
 	}
@@ -254,6 +293,9 @@ func (p *pipes) open(input bool) (err error) {
 }
 
 func (p *pipes) closeChild() {
+	if p.terminal != nil {
+		return // it stays open, as long as the program runs
+	}
 	for _, f := range p.child {
 		if f != nil {
 			_ = f.Close()
@@ -263,6 +305,9 @@ func (p *pipes) closeChild() {
 
 // close may be called with pipes that are closed already.
 func (p *pipes) close() {
+	if p.terminal != nil {
+		p.terminal.Close()
+	}
 	p.closeChild()
 	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
 		if f != nil {

@@ -77,6 +77,13 @@ func (b *inputBuffer) take() []byte {
 	return chunk
 }
 
+// atEnd tells whether all that was to come was taken.
+func (b *inputBuffer) atEnd() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended && !b.stopped
+}
+
 // passed makes room for what take returned. It is called before the host is told about the room.
 func (b *inputBuffer) passed(chunk []byte) {
 	b.mu.Lock()

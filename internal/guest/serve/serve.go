@@ -17,8 +17,8 @@ import (
 // Machine is what operations need of the machine that the agent runs on. Its methods may be called
 // concurrently.
 type Machine interface {
-	// Start starts a program by its path, with args[0] as it was asked for.
-	Start(path string, args, env []string, dir string, stdio [3]*os.File) (Process, error)
+	// Start starts a program.
+	Start(Program) (Process, error)
 	Configure(agentproto.Config) error
 	// Freeze stops all programs, Thaw lets them go on; Frozen tells what holds now.
 	Freeze() error
@@ -27,6 +27,18 @@ type Machine interface {
 	// Copied counts how often the machine has turned out, in Thaw, to be a copy of another one.
 	Copied() int
 	Stats() (agentproto.Stats, error)
+}
+
+// Program is one to be started.
+type Program struct {
+	Path string
+	// Args begins with the program's name as it was asked for.
+	Args, Env []string
+	Dir       string
+	// Stdio is its standard input, output and error.
+	Stdio [3]*os.File
+	// Terminal tells that they are a terminal, which is to control the program.
+	Terminal bool
 }
 
 // Process is a program that was started.
@@ -46,13 +58,33 @@ type Process interface {
 // Server serves operations. Its methods may be called concurrently.
 type Server struct {
 	Machine Machine
+	// Tree tells what was written since the image was made. It may be nil: then nobody can ask for it.
+	Tree *files.Tree
 }
 
-// conn is one operation's connection.
+// conn is a connection, for one operation after the other.
 type conn struct {
 	stream io.ReadWriteCloser
 	frames *agentproto.Reader
 	writes sync.Mutex
+	// next, if not nil, gets what follows the operation: another goroutine waits for it.
+	next chan following
+}
+
+// following is the frame after an operation, or why there is none.
+type following struct {
+	frame agentproto.Frame
+	err   error
+}
+
+// request waits for the next operation's.
+func (c *conn) request() (agentproto.Frame, error) {
+	if c.next == nil {
+		return c.frames.Next()
+	}
+	f := <-c.next
+	c.next = nil
+	return f.frame, f.err
 }
 
 func (c *conn) write(kind agentproto.Kind, payload []byte) error {
@@ -69,24 +101,33 @@ func (c *conn) writeSealed(kind agentproto.Kind, b []byte) error {
 	return err
 }
 
-// Serve does the operation that is asked for on stream, and closes it.
+// Serve does the operations that are asked for on stream, one after the other, until it ends or something comes
+// that is out of place, and closes it.
 func (s *Server) Serve(stream io.ReadWriteCloser) {
 	defer stream.Close()
 	c := &conn{stream: stream, frames: agentproto.NewReader(stream)}
-	first, err := c.frames.Next()
-	if err != nil || first.Kind != agentproto.KindRequest {
-		return
+	for s.serveOne(c) == nil {
+	}
+}
+
+// serveOne does one operation. An error means that the connection is of no more use.
+func (s *Server) serveOne(c *conn) error {
+	first, err := c.request()
+	if err != nil {
+		return err
+	}
+	if first.Kind != agentproto.KindRequest {
+		return fmt.Errorf("%w: frame of kind %d in place of a request", agentproto.ErrProtocol, first.Kind)
 	}
 	request, err := agentproto.DecodeRequest(first.Payload)
-	var result []byte
-	if err == nil {
-		result, err = s.do(c, request)
-	}
 	if err != nil {
-		_ = c.write(agentproto.KindFail, agentproto.NewFailure(err).Append(nil))
-		return
+		return errors.Join(err, c.write(agentproto.KindFail, agentproto.NewFailure(err).Append(nil)))
 	}
-	_ = c.write(agentproto.KindDone, result)
+	result, err := s.do(c, request)
+	if err != nil {
+		return c.write(agentproto.KindFail, agentproto.NewFailure(err).Append(nil))
+	}
+	return c.write(agentproto.KindDone, result)
 }
 
 func (s *Server) do(c *conn, r agentproto.Request) ([]byte, error) {
@@ -120,6 +161,8 @@ func (s *Server) do(c *conn, r agentproto.Request) ([]byte, error) {
 		return nil, c.writeEntries([]sandbox.FileInfo{info})
 	case agentproto.OpRemove:
 		return nil, files.Remove(r.Path)
+	case agentproto.OpChanges, agentproto.OpExamine:
+		return Tree(s.Tree, r, c.stream)
 	}
 	return nil, fmt.Errorf("operation %s: %w", r.Op, sandbox.ErrInvalid)
 }

@@ -37,20 +37,20 @@ type hostProcess struct {
 	status unix.WaitStatus
 }
 
-func (m *hostMachine) Start(path string, args, env []string, dir string, stdio [3]*os.File) (Process, error) {
-	pid, err := syscall.ForkExec(path, args, &syscall.ProcAttr{
-		Dir: dir, Env: env, Files: []uintptr{stdio[0].Fd(), stdio[1].Fd(), stdio[2].Fd()},
-		Sys: &syscall.SysProcAttr{Setpgid: true},
+func (m *hostMachine) Start(p Program) (Process, error) {
+	pid, err := syscall.ForkExec(p.Path, p.Args, &syscall.ProcAttr{
+		Dir: p.Dir, Env: p.Env, Files: []uintptr{p.Stdio[0].Fd(), p.Stdio[1].Fd(), p.Stdio[2].Fd()},
+		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: p.Terminal}, // a session is a process group too
 	})
 	if err != nil {
 		return nil, err
 	}
-	p := &hostProcess{pid: pid, done: make(chan struct{})}
+	started := &hostProcess{pid: pid, done: make(chan struct{})}
 	go func() {
-		_, _ = unix.Wait4(pid, &p.status, 0, nil)
-		close(p.done)
+		_, _ = unix.Wait4(pid, &started.status, 0, nil)
+		close(started.done)
 	}()
-	return p, nil
+	return started, nil
 }
 
 func (p *hostProcess) Done() <-chan struct{} { return p.done }
@@ -410,9 +410,7 @@ func openFiles(t *testing.T) int {
 // inert is a machine on which nothing happens, so that any request may be tried.
 type inert struct{ hostMachine }
 
-func (*inert) Start(string, []string, []string, string, [3]*os.File) (Process, error) {
-	return nil, unix.EPERM
-}
+func (*inert) Start(Program) (Process, error) { return nil, unix.EPERM }
 
 // FuzzHost plays a host that sends anything to an operation that touches nothing.
 func FuzzHost(f *testing.F) {
@@ -420,10 +418,20 @@ func FuzzHost(f *testing.F) {
 	request := func(r agentproto.Request) []byte { return frame(agentproto.KindRequest, r.Append(nil)) }
 	f.Add(request(agentproto.Request{Op: agentproto.OpPing}))
 	f.Add(append(request(agentproto.Request{Op: agentproto.OpExec, Exec: program("x")}), frame(agentproto.KindInput, []byte("in"))...))
+	withTerminal := program("x")
+	withTerminal.Terminal = &sandbox.Terminal{Size: sandbox.DefaultTerminalSize()}
+	f.Add(append(request(agentproto.Request{Op: agentproto.OpExec, Exec: withTerminal}), frame(agentproto.KindResize, []byte{24, 0, 80, 0})...))
 	f.Add(append(request(agentproto.Request{Op: agentproto.OpStats}), frame(agentproto.KindKill, nil)...))
 	f.Add([]byte("\x01\x02\x00\x00\x00\x01\x03"))
 	f.Fuzz(func(t *testing.T, said []byte) {
-		if r, err := agentproto.NewReader(bytes.NewReader(said)).Next(); err == nil && r.Kind == agentproto.KindRequest {
+		for all := agentproto.NewReader(bytes.NewReader(said)); ; {
+			r, err := all.Next()
+			if err != nil {
+				break
+			}
+			if r.Kind != agentproto.KindRequest {
+				continue
+			}
 			switch req, _ := agentproto.DecodeRequest(r.Payload); req.Op {
 			case agentproto.OpRead, agentproto.OpWrite, agentproto.OpRemove, agentproto.OpList, agentproto.OpStat:
 				t.Skip() // these would touch this host

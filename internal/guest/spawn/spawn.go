@@ -143,8 +143,8 @@ func Reap() {
 }
 
 // Supervise is a supervisor's whole life: it serves clients, one after the other. It ends when a
-// program has left others running, which are PID 1's then. Once PID 1 has started another
-// supervisor, it ends as soon as no client waits.
+// program has left others running, which are PID 1's then, or has had a terminal. Once PID 1 has
+// started another supervisor, it ends as soon as no client waits.
 func Supervise() error {
 	unix.CloseOnExec(listenerFD)
 	unix.CloseOnExec(eventsFD)
@@ -161,10 +161,11 @@ func Supervise() error {
 			return err
 		}
 		notify(&patience)
-		if err := serve(s, fd); err != nil {
+		terminal, err := serve(s, fd)
+		if err != nil {
 			return err // the client sees the connection end without a code
 		}
-		if !s.Idle() {
+		if terminal || !s.Idle() {
 			return nil
 		}
 		notify(&patience)
@@ -179,12 +180,13 @@ func notify(patience *time.Duration) {
 	}
 }
 
-func serve(s *supervise.Supervisor, fd int) error {
+// serve tells whether the program had a terminal: something may then still wait for its input.
+func serve(s *supervise.Supervisor, fd int) (terminal bool, err error) {
 	conn := os.NewFile(uintptr(fd), "client")
 	defer conn.Close()
 	o, err := receive(conn)
 	if err != nil {
-		return err
+		return false, err
 	}
 	kill, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -198,7 +200,7 @@ func serve(s *supervise.Supervisor, fd int) error {
 	_, _ = conn.Write(binary.BigEndian.AppendUint32(nil, uint32(s.Run(o)))) // the client may be gone
 	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 	<-done
-	return nil
+	return o.Terminal != nil, nil
 }
 
 // accept takes a client that may have programs started. Only root may, since they run as root.

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/sandbox"
 )
 
 // Exit codes of the supervisor from 125 on need a look at the status: they may be the program's own.
@@ -50,12 +52,16 @@ type Options struct {
 	Timeout time.Duration // 0: none
 	// Streams are the program's standard streams. Run closes them: it must not keep them open for
 	// the reader on the other side.
+	// With a Terminal they are those of whoever types and looks on: on the first come frames of package agentproto
+	// (KindInput, KindInputEnd, KindResize), on the second goes what is written to the terminal.
 	Streams [3]int
+	// Terminal, if not nil, is the size of a terminal that the program gets for its standard streams.
+	Terminal *sandbox.TerminalSize
 	// Kill kills the program with all its descendants, as SIGTERM to this process does. Nil: never.
 	Kill <-chan struct{}
 }
 
-// ParseOptions parses "--id ID [--timeout DURATION] [--dir DIR] -- PROGRAM [ARG ...]".
+// ParseOptions parses "--id ID [--timeout DURATION] [--dir DIR] [--terminal ROWSxCOLS] -- PROGRAM [ARG ...]".
 func ParseOptions(args []string) (Options, error) {
 	var o Options
 	for len(args) >= 2 && args[0] != "--" {
@@ -70,6 +76,12 @@ func ParseOptions(args []string) (Options, error) {
 				return o, err
 			}
 			o.Timeout = d
+		case "--terminal":
+			size, err := parseSize(value)
+			if err != nil {
+				return o, err
+			}
+			o.Terminal = &size
 		default:
 			return o, fmt.Errorf("unknown option %q", name)
 		}
@@ -134,9 +146,23 @@ func (s *Supervisor) Run(o Options) int {
 }
 
 func (s *Supervisor) run(o Options) Status {
-	child, err := s.start(o)
-	for _, fd := range o.Streams {
-		_ = unix.Close(fd)
+	var t *terminal
+	var err error
+	if o.Terminal != nil {
+		t, err = openTerminal(o)
+	}
+	child := 0
+	if err == nil {
+		child, err = s.start(o, t)
+	}
+	switch {
+	case t == nil:
+		for _, fd := range o.Streams {
+			_ = unix.Close(fd)
+		}
+	case err != nil:
+		_ = t.in.Close()
+		t.close()
 	}
 	if errors.Is(err, errKilled) {
 		return Status{Signal: int(unix.SIGKILL)}
@@ -147,6 +173,10 @@ func (s *Supervisor) run(o Options) Status {
 	ended := make(chan unix.WaitStatus, 1)
 	allEnded := make(chan struct{})
 	s.reaping.Go(func() { reap(child, ended, allEnded) })
+	if t != nil {
+		t.serve()
+		defer t.close()
+	}
 
 	var timeout <-chan time.Time
 	if o.Timeout > 0 {
@@ -155,6 +185,9 @@ func (s *Supervisor) run(o Options) Status {
 	status := Status{Signal: int(unix.SIGKILL)}
 	select {
 	case ws := <-ended:
+		if t != nil {
+			t.finish(s.kill, o.Kill)
+		}
 		if ws.Signaled() {
 			return Status{Signal: int(ws.Signal())}
 		}
@@ -165,13 +198,16 @@ func (s *Supervisor) run(o Options) Status {
 	case <-o.Kill:
 	}
 	killTree(allEnded)
+	if t != nil && status.TimedOut {
+		t.finish(s.kill, o.Kill)
+	}
 	return status
 }
 
 // errKilled says that Kill came first.
 var errKilled = errors.New("killed before it was started")
 
-func (s *Supervisor) start(o Options) (pid int, err error) {
+func (s *Supervisor) start(o Options, t *terminal) (pid int, err error) {
 	if s.err != nil {
 		return 0, s.err
 	}
@@ -189,11 +225,16 @@ func (s *Supervisor) start(o Options) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	streams := []uintptr{uintptr(o.Streams[0]), uintptr(o.Streams[1]), uintptr(o.Streams[2])}
+	if t != nil {
+		fd := t.pty.Program.Fd()
+		streams = []uintptr{fd, fd, fd}
+	}
 	// Not os.StartProcess, which first starts a process to find out what pidfds can do.
 	pid, err = syscall.ForkExec(name, o.Args, &syscall.ProcAttr{
 		Env:   o.Env,
-		Files: []uintptr{uintptr(o.Streams[0]), uintptr(o.Streams[1]), uintptr(o.Streams[2])},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Files: streams,
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: t != nil},
 	})
 	if err != nil {
 		return 0, &os.PathError{Op: "run", Path: name, Err: err}
