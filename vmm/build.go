@@ -53,23 +53,22 @@ func build(cfg *Config) (_ *VM, err error) {
 
 // assemble makes the machine of the memory and the devices.
 func (vm *VM) assemble(cfg *Config, devices []virtio.Device) error {
-	system, err := openKVM(cfg.KVM)
-	if err != nil {
-		return err
-	}
-	if vm.msrs, err = system.MSRIndices(); err == nil {
-		vm.machine, err = machine.New(machine.Config{
-			System: system, Memory: vm.memory, VCPUs: cfg.VCPUs, Devices: devices,
-			Console: cfg.Console, DeviceStopped: cfg.DeviceStopped,
-		})
-	}
-	if err = errors.Join(err, system.Close()); err != nil {
-		if vm.machine != nil {
-			err = errors.Join(err, vm.machine.Close())
+	shell := cfg.Shell
+	if shell == nil {
+		var err error
+		if shell, err = newShell(cfg.KVM, cfg.VCPUs); err != nil {
+			return err
 		}
-		return err
 	}
-	vm.parts = devices
+	var err error
+	vm.machine, err = machine.New(machine.Config{
+		Shell: shell.machine, Memory: vm.memory, VCPUs: cfg.VCPUs, Devices: devices,
+		Console: cfg.Console, DeviceStopped: cfg.DeviceStopped,
+	})
+	if err != nil {
+		return errors.Join(err, shell.Close())
+	}
+	vm.msrs, vm.parts = shell.msrs, devices
 	life, over := context.WithCancelCause(context.Background())
 	vm.life = life
 	vm.watch.Go(func() { vm.awaitEnd(over) })

@@ -65,6 +65,9 @@ type Config struct {
 	DeviceStopped func(error)
 	// KVM is the KVM device, open for reading and writing; nil has New open it. It is not kept.
 	KVM *os.File
+	// Shell, if not nil, is for as many processors, and is used in place of KVM. It is the VM's once that is made; if it
+	// cannot be made, the shell may be gone, and is still to be closed.
+	Shell *Shell
 	// Pages is the process's page map, /proc/self/pagemap, open for reading, which Branch needs: for a
 	// process that cannot open it any more by then. It is the VM's once that is made. nil has Branch open it.
 	Pages *os.File

@@ -21,8 +21,9 @@ type ForkConfig struct {
 	// Console and DeviceStopped are as in Config.
 	Console       io.Writer
 	DeviceStopped func(error)
-	// KVM is as in Config.
-	KVM *os.File
+	// KVM and Shell are as in Config.
+	KVM   *os.File
+	Shell *Shell
 	// Pages is as in Config.
 	Pages *os.File
 }
@@ -49,7 +50,7 @@ func fork(s *Snapshot, cfg ForkConfig) (_ *VM, err error) {
 			len(s.state.disks), s.state.card != nil, len(cfg.Disks), cfg.Network != nil)
 	}
 	full := Config{
-		VCPUs: s.state.vcpus, Disks: cfg.Disks, Console: cfg.Console, DeviceStopped: cfg.DeviceStopped, KVM: cfg.KVM,
+		VCPUs: s.state.vcpus, Disks: cfg.Disks, Console: cfg.Console, DeviceStopped: cfg.DeviceStopped, KVM: cfg.KVM, Shell: cfg.Shell,
 	}
 	vm := &VM{copied: true}
 	defer func() {

@@ -29,7 +29,7 @@ const (
 
 	stateMagic = 0x4d56_4541 // "AEVM"
 	// StateVersion is that of the encoded state.
-	StateVersion = 2
+	StateVersion = 3
 )
 
 // ErrSnapshot is wrapped by errors about bytes and files that are no snapshot, or one that does not fit.

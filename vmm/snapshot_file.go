@@ -1,9 +1,11 @@
 package vmm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/aethervm/aether/internal/codec"
 	"github.com/aethervm/aether/internal/guestmem"
@@ -11,9 +13,10 @@ import (
 )
 
 // SaveMemory writes the memory of an encoded snapshot of so many bytes of RAM to a file, and returns the state that goes
-// with it: the same one, with the file as its only layer. Layers are those of the snapshot. Of the state it reads where the
-// memory is and nothing else, so that an owner can save what a cell has sent.
-func SaveMemory(ctx context.Context, w *snapshot.Writer, state []byte, layers []*os.File, memory uint64) ([]byte, error) {
+// with it: the same one, with the file as its first layer. Layers are those of the snapshot; bases are the numbers of those
+// that are files already, and of which nothing is written: they are the layers that follow the first one. Of the state it
+// reads where the memory is and nothing else, so that an owner can save what a cell has sent.
+func SaveMemory(ctx context.Context, w *snapshot.Writer, state []byte, layers []*os.File, memory uint64, bases ...int) ([]byte, error) {
 	l, rest, err := splitState(state, memory)
 	if err != nil {
 		return nil, fmt.Errorf("save snapshot: %w", err)
@@ -23,7 +26,7 @@ func SaveMemory(ctx context.Context, w *snapshot.Writer, state []byte, layers []
 		if uint64(e.Layer) >= uint64(len(layers)) {
 			return nil, fmt.Errorf("save snapshot: %w: an extent in layer %d of %d", ErrSnapshot, e.Layer, len(layers))
 		}
-		extents[i] = snapshot.Extent{RAM: e.RAM, Size: e.Size, Source: layers[e.Layer], Offset: e.Offset}
+		extents[i] = snapshot.Extent{RAM: e.RAM, Size: e.Size, Source: layers[e.Layer], Offset: e.Offset, Based: slices.Contains(bases, int(e.Layer))}
 	}
 	placed, err := w.WriteMemory(ctx, extents)
 	if err != nil {
@@ -33,19 +36,56 @@ func SaveMemory(ctx context.Context, w *snapshot.Writer, state []byte, layers []
 	for _, p := range placed {
 		saved.extents = append(saved.extents, extentRecord{RAM: p.RAM, Size: p.Size, Offset: p.Offset})
 	}
+	for _, e := range l.extents {
+		number := slices.Index(bases, int(e.Layer))
+		if number < 0 {
+			continue
+		}
+		for _, left := range snapshot.Without(e.RAM, e.Size, placed) {
+			saved.extents = append(saved.extents, extentRecord{RAM: left.RAM, Size: left.Size, Offset: e.Offset + left.Offset, Layer: uint32(1 + number)})
+		}
+	}
+	slices.SortFunc(saved.extents, func(a, b extentRecord) int { return cmp.Compare(a.RAM, b.RAM) })
+	if len(saved.extents) > maxExtents {
+		return nil, fmt.Errorf("save snapshot: its memory is in %d runs; up to %d are possible", len(saved.extents), maxExtents)
+	}
 	return append(saved.append(nil), rest...), nil
 }
 
-// SavedState is the state of a file, for [OpenSnapshot] with the file as the only layer, with what the file says is to be
-// mapped ahead. A state whose memory is not of so many bytes of RAM, or not all in the file's memory, is refused.
-func SavedState(f *snapshot.File, memory uint64) ([]byte, error) {
+// SharedMemory is how many bytes of the memory of an encoded snapshot are in each of so many layers.
+func SharedMemory(state []byte, layers int, memory uint64) ([]uint64, error) {
+	l, _, err := splitState(state, memory)
+	if err != nil {
+		return nil, err
+	}
+	sizes := make([]uint64, layers)
+	for _, e := range l.extents {
+		if uint64(e.Layer) >= uint64(layers) {
+			return nil, fmt.Errorf("%w: an extent in layer %d of %d", ErrSnapshot, e.Layer, layers)
+		}
+		sizes[e.Layer] += e.Size
+	}
+	return sizes, nil
+}
+
+// SavedState is the state of a file, for [OpenSnapshot] with the file as the first layer and its bases as the others, with
+// what the file says is to be mapped ahead. A state whose memory is not of so many bytes of RAM, or not all in the memory of
+// these files, is refused.
+func SavedState(f *snapshot.File, memory uint64, bases ...*snapshot.File) ([]byte, error) {
 	l, rest, err := splitState(f.State, memory)
 	if err != nil {
 		return nil, fmt.Errorf("saved state: %w", err)
 	}
-	begin, size := f.Memory()
+	if len(bases) != len(f.About.Bases) {
+		return nil, fmt.Errorf("saved state: %w: it has %d bases; there are %d", ErrSnapshot, len(f.About.Bases), len(bases))
+	}
+	files := append([]*snapshot.File{f}, bases...)
 	for _, e := range l.extents {
-		if e.Layer != 0 || e.Offset < begin || e.Offset > begin+size || e.Size > begin+size-e.Offset {
+		if uint64(e.Layer) >= uint64(len(files)) {
+			return nil, fmt.Errorf("saved state: %w: an extent in file %d of %d", ErrSnapshot, e.Layer, len(files))
+		}
+		begin, size := files[e.Layer].Memory()
+		if e.Offset < begin || e.Offset > begin+size || e.Size > begin+size-e.Offset {
 			return nil, fmt.Errorf("saved state: %w: %d bytes of RAM at %#x are not in the file's memory", ErrSnapshot, e.Size, e.RAM)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -14,9 +15,19 @@ import (
 // microsecond to make and to free, and a process may have 65,530 (vm.max_map_count).
 const maxExtents = 1024
 
+// moreExtents is how many a branch may add in any case.
+const moreExtents = 32
+
 // maxLayers bounds the layers of an image. Each is an open file in every process that has the image. A branch that
 // would make one more takes the small ones together.
 const maxLayers = 100
+
+// fewLayers is how many layers an image has at least before small ones are taken together: each costs every copy the time of a
+// system call or two. crumbSize is what that may add to a branch, in bytes, or an eighth of what the branch copies anyway.
+const (
+	fewLayers = 8
+	crumbSize = 64 * PageSize
+)
 
 // Branch makes an image of what the memory holds now, and has the memory go on from it: what is
 // written afterwards is not in the image. It costs the pages written since the memory's own birth, or
@@ -66,10 +77,14 @@ func (m *Memory) sealWritten(p *Pagemap) error {
 	if err != nil || len(spans) == 0 {
 		return err
 	}
-	if len(m.image.refs) >= maxLayers {
+	switch n := len(m.image.refs); {
+	case n >= maxLayers:
 		spans = union(spans, m.image.scattered())
+	case n >= fewLayers:
+		spans = union(spans, m.image.crumbs(max(crumbSize, total(spans)/8)))
 	}
-	spans = bridge(m.image.extents, spans, maxExtents)
+	// What there is already, of a file with more runs, is no reason to copy what lies in between.
+	spans = bridge(m.image.extents, spans, max(maxExtents, len(m.image.extents)+moreExtents))
 	layer, extents, err := m.copyOut(spans)
 	if err != nil {
 		return err
@@ -84,6 +99,40 @@ func (m *Memory) sealWritten(p *Pagemap) error {
 		}
 	}
 	return old.Close()
+}
+
+// crumbs returns the runs of RAM that are in the smallest layers, as many of them as have no more than so many bytes
+// together, ascending. One alone is no gain.
+func (i *Image) crumbs(budget uint64) (spans []span) {
+	live := map[*Layer]uint64{}
+	for _, e := range i.extents {
+		live[e.Layer] += e.Size
+	}
+	layers := slices.SortedFunc(maps.Keys(live), func(x, y *Layer) int { return cmp.Compare(live[x], live[y]) })
+	small, sum := map[*Layer]bool{}, uint64(0)
+	for _, l := range layers {
+		if sum += live[l]; sum > budget {
+			break
+		}
+		small[l] = true
+	}
+	if len(small) < 2 {
+		return nil
+	}
+	for _, e := range i.extents {
+		if small[e.Layer] {
+			spans = appendSpan(spans, span{e.RAM, e.end()})
+		}
+	}
+	return spans
+}
+
+// total is the size of runs in bytes.
+func total(spans []span) (n uint64) {
+	for _, s := range spans {
+		n += s.end - s.start
+	}
+	return n
 }
 
 // scattered returns the runs of RAM that are in neither of the two largest layers, ascending.

@@ -13,12 +13,27 @@ func TestUnion(t *testing.T) {
 	}
 }
 
-// TestLayersAreBounded: memory that is branched for ever keeps a bounded number of layers, and its content.
+// TestLayersAreBounded: memory that is branched for ever keeps a bounded number of layers, and its content. Of small ones it
+// keeps few.
 func TestLayersAreBounded(t *testing.T) {
+	t.Run("small", func(t *testing.T) {
+		most := testLayersAreBounded(t, 4<<20, func(round int) (page, n int) { return (round * 37) % 1000, 1 + round%3 })
+		if most > 3*fewLayers {
+			t.Errorf("%d small layers", most)
+		}
+	})
+	t.Run("large", func(t *testing.T) {
+		most := testLayersAreBounded(t, 64<<20, func(round int) (page, n int) { return round * 80 % 16000, 80 })
+		if most < maxLayers {
+			t.Errorf("never more than %d layers: what is to be tested has not happened", most)
+		}
+	})
+}
+
+func testLayersAreBounded(t *testing.T, size int, written func(round int) (page, n int)) (most int) {
 	p := pagemap(t)
-	const size = 4 << 20
 	files := openFiles(t)
-	mem, err := New(size, Options{})
+	mem, err := New(uint64(size), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,8 +51,9 @@ func TestLayersAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := len(image.Layers()); n > maxLayers {
-			t.Fatalf("round %d: %d layers", round, n)
+		most = max(most, len(image.Layers()))
+		if most > maxLayers {
+			t.Fatalf("round %d: %d layers", round, most)
 		}
 		child, err := image.Fork(Options{})
 		if err != nil {
@@ -53,7 +69,8 @@ func TestLayersAreBounded(t *testing.T) {
 		if err := image.Close(); err != nil {
 			t.Error(err)
 		}
-		write((round*37)%1000, 1+round%3, byte(round))
+		page, n := written(round)
+		write(page, n, byte(round))
 	}
 	r.check(t, "at the end")
 	if err := mem.Close(); err != nil {
@@ -62,4 +79,5 @@ func TestLayersAreBounded(t *testing.T) {
 	if n := openFiles(t); n != files {
 		t.Errorf("%d files are open, %d before", n, files)
 	}
+	return most
 }

@@ -13,7 +13,7 @@ func (s *VCPUState) Append(b []byte) []byte {
 	for _, part := range [][]byte{s.xcrs[:], s.xsave[:], s.debugRegs[:], s.lapic[:], s.events[:]} {
 		b = append(b, part...)
 	}
-	return codec.Append(b, uint32(s.mpState))
+	return codec.Append(b, [2]uint32{uint32(s.mpState), s.TSCKHz})
 }
 
 // DecodeVCPUState reads what Append has written. Errors are the decoder's. What the state says is not
@@ -35,8 +35,8 @@ func DecodeVCPUState(d *codec.Decoder) *VCPUState {
 	for _, part := range [][]byte{s.xcrs[:], s.xsave[:], s.debugRegs[:], s.lapic[:], s.events[:]} {
 		d.Fill(part)
 	}
-	var mp uint32
-	d.Value(&mp)
-	s.mpState = mpState(mp)
+	var last [2]uint32
+	d.Value(&last)
+	s.mpState, s.TSCKHz = mpState(last[0]), last[1]
 	return s
 }

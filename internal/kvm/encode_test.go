@@ -10,7 +10,7 @@ import (
 
 // patterned is a state of which every field counts.
 func patterned() *VCPUState {
-	s := &VCPUState{HasLAPIC: true, MSRs: []MSREntry{{Index: 0x10, Data: 7}, {Index: 0xc0000080, Data: 1 << 63}}, mpState: 3}
+	s := &VCPUState{HasLAPIC: true, MSRs: []MSREntry{{Index: 0x10, Data: 7}, {Index: 0xc0000080, Data: 1 << 63}}, mpState: 3, TSCKHz: 2_000_000}
 	s.Regs.RAX, s.Regs.RFLAGS = 1, 2
 	s.Sregs.CS.Base, s.Sregs.CS.AVL, s.Sregs.GDT.Limit, s.Sregs.InterruptBitmap[3] = 5, 1, 6, 7
 	for _, p := range [][]byte{s.xcrs[:], s.xsave[:], s.debugRegs[:], s.lapic[:], s.events[:]} {

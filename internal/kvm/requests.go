@@ -8,6 +8,6 @@ func Requests() []uintptr {
 		ioRun, ioGetRegs, ioSetRegs, ioGetSregs, ioSetSregs, ioGetMSRs, ioSetMSRs, ioSetCPUID2,
 		ioGetLAPIC, ioSetLAPIC, ioGetMPState, ioSetMPState, ioGetVCPUEvents, ioSetVCPUEvents,
 		ioGetDebugRegs, ioSetDebugRegs, ioGetXSave, ioSetXSave, ioGetXCRs, ioSetXCRs, ioKVMClockCtrl,
-		ioGetClock, ioSetClock,
+		ioGetClock, ioSetClock, ioGetTSCKHz, ioSetTSCKHz,
 	}
 }

@@ -16,6 +16,8 @@ type VCPUState struct {
 	MSRs []MSREntry
 	// HasLAPIC says whether the VM has interrupt controllers.
 	HasLAPIC bool
+	// TSCKHz is the rate of the time-stamp counter in kHz; 0 if it is not known.
+	TSCKHz uint32
 
 	xcrs      xcrs
 	xsave     xsave
@@ -73,6 +75,9 @@ func (c *VCPU) State(msrs []uint32) (*VCPUState, error) {
 		}
 	}
 	var err error
+	if s.TSCKHz, err = c.TSCKHz(); err != nil {
+		return nil, err
+	}
 	if s.MSRs, err = c.MSRs(msrs...); err != nil {
 		return nil, err
 	}
@@ -94,8 +99,13 @@ func readOrder() []*stateIoctl {
 	return append(first, rest...)
 }
 
-// SetState makes the vCPU go on from a state. SetCPUID comes before it.
+// SetState makes the vCPU go on from a state. SetCPUID comes before it. A state whose time-stamp counter runs at another rate
+// than this host's has it scaled; where the host cannot, it is refused with ErrTSCRate.
 func (c *VCPU) SetState(s *VCPUState) error {
+	// The counter's value is set later, in its rate.
+	if err := c.keepTSCRate(s.TSCKHz); err != nil {
+		return err
+	}
 	for i := range stateIoctls {
 		part := &stateIoctls[i]
 		if part.name == lapicPart && !s.HasLAPIC || part.name == xcrsPart && s.xcrs == (xcrs{}) {

@@ -18,6 +18,7 @@ var ErrKicked = errors.New("kvm: vCPU was kicked")
 // and Close may be called at any time.
 type VCPU struct {
 	fd *fd
+	vm *VM
 
 	run    sync.Mutex // held during Run; Close takes it before it unmaps
 	shared []byte     // the mapping that page views; nil once unmapped

@@ -55,7 +55,7 @@ func (v *VM) CreateVCPU(id int) (*VCPU, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &VCPU{fd: newFD(raw, fmt.Sprintf("vCPU %d", id))}
+	c := &VCPU{fd: newFD(raw, fmt.Sprintf("vCPU %d", id)), vm: v}
 	if c.shared, err = c.fd.mmap(v.mmapSize); err == nil {
 		c.page, err = runPageOf(c.shared)
 	}

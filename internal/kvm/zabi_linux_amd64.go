@@ -36,6 +36,8 @@ const (
 	ioGetXCRs             = 0x8188aea6 // KVM_GET_XCRS
 	ioSetXCRs             = 0x4188aea7 // KVM_SET_XCRS
 	ioKVMClockCtrl        = 0xaead     // KVM_KVMCLOCK_CTRL
+	ioGetTSCKHz           = 0xaea3     // KVM_GET_TSC_KHZ
+	ioSetTSCKHz           = 0xaea2     // KVM_SET_TSC_KHZ
 	ioGetClock            = 0x8030ae7c // KVM_GET_CLOCK
 	ioSetClock            = 0x4030ae7b // KVM_SET_CLOCK
 )
@@ -56,6 +58,7 @@ const (
 	CapMaxVCPUs         Cap = 0x42 // KVM_CAP_MAX_VCPUS
 	CapSignalMSI        Cap = 0x4d // KVM_CAP_SIGNAL_MSI
 	CapTSCDeadlineTimer Cap = 0x48 // KVM_CAP_TSC_DEADLINE_TIMER
+	CapTSCControl       Cap = 0x3c // KVM_CAP_TSC_CONTROL
 	CapSplitIRQChip     Cap = 0x79 // KVM_CAP_SPLIT_IRQCHIP
 	CapImmediateExit    Cap = 0x88 // KVM_CAP_IMMEDIATE_EXIT
 )

@@ -24,6 +24,8 @@ const Cmdline = "console=ttyS0 panic=-1 reboot=acpi pci=off 8250.nr_uarts=1"
 // Config is what a machine is made of.
 type Config struct {
 	System *kvm.System
+	// Shell, if not nil, is what the machine is made of, which it takes over; System then does not count.
+	Shell *Shell
 	// Memory is the guest's RAM. It stays the caller's, who closes it after the machine.
 	Memory *guestmem.Memory
 	// VCPUs is the number of processors, 1 to boot.MaxVCPUs.
@@ -82,8 +84,8 @@ func New(cfg Config) (*Machine, error) {
 }
 
 func newMachine(cfg Config) (_ *Machine, err error) {
-	if cfg.VCPUs < 1 || cfg.VCPUs > boot.MaxVCPUs {
-		return nil, fmt.Errorf("%w: %d vCPUs; 1 to %d are possible", boot.ErrConfig, cfg.VCPUs, boot.MaxVCPUs)
+	if err := checkVCPUs(cfg.VCPUs); err != nil {
+		return nil, err
 	}
 	if len(cfg.Devices) > boot.MaxDevices {
 		return nil, fmt.Errorf("%w: %d devices; %d are possible", boot.ErrConfig, len(cfg.Devices), boot.MaxDevices)
@@ -133,10 +135,15 @@ func onlyFirst(tell func(error)) func(error) {
 	}
 }
 
-// createVM makes what the kernel has of the machine. The order matters for its speed: memory before
-// the interrupt controllers.
+// createVM makes what the kernel has of the machine, or takes it from a shell. A PIT, which there is none of, would make
+// memory slow that comes after it.
 func (m *Machine) createVM(cfg Config) (err error) {
-	if m.vm, err = cfg.System.CreateVM(); err != nil {
+	if cfg.Shell != nil {
+		m.vm, m.vcpus, err = cfg.Shell.take(cfg.VCPUs)
+	} else {
+		m.vm, err = cfg.System.CreateVM()
+	}
+	if err != nil {
 		return err
 	}
 	regions, err := m.mem.Regions()
@@ -148,30 +155,10 @@ func (m *Machine) createVM(cfg Config) (err error) {
 			return err
 		}
 	}
-	if err := m.vm.SetTSSAddr(tssAddr); err != nil {
-		return err
+	if cfg.Shell == nil {
+		m.vcpus, err = equip(cfg.System, m.vm, cfg.VCPUs)
 	}
-	if err := m.vm.EnableSplitIRQChip(boot.IOAPICPins); err != nil {
-		return err
-	}
-	supported, err := cfg.System.SupportedCPUID()
-	if err != nil {
-		return err
-	}
-	for id := range cfg.VCPUs {
-		vcpu, err := m.vm.CreateVCPU(id)
-		if err != nil {
-			return err
-		}
-		m.vcpus = append(m.vcpus, vcpu)
-		if err := vcpu.SetCPUID(guestCPUID(supported, id, cfg.VCPUs)); err != nil {
-			return err
-		}
-		if err := setInitialMSRs(vcpu); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // signal delivers an interrupt of the IOAPIC.

@@ -29,6 +29,8 @@ type About struct {
 	Disks []Disk
 	// CPU is the processor that the guest has met.
 	CPU CPU
+	// Bases are the digests of the files that have the rest of the memory, in the order in which the state counts them.
+	Bases [][sha256.Size]byte
 }
 
 // Disk tells a disk from others.
@@ -66,7 +68,13 @@ func (a *About) encode() []byte {
 		b = codec.Append(b, l)
 	}
 	b = codec.AppendCount(b, len(a.CPU.MSRs))
-	return codec.Append(b, a.CPU.MSRs)
+	b = codec.Append(b, a.CPU.MSRs)
+	b = codec.Append(b, a.CPU.TSCKHz)
+	b = codec.AppendCount(b, len(a.Bases))
+	for _, sum := range a.Bases {
+		b = codec.Append(b, sum)
+	}
+	return b
 }
 
 func decodeAbout(b []byte) (a About, err error) {
@@ -89,6 +97,12 @@ func decodeAbout(b []byte) (a About, err error) {
 	if n := d.Count(maxMSRs); n > 0 {
 		a.CPU.MSRs = make([]uint32, n)
 		d.Value(a.CPU.MSRs)
+	}
+	d.Value(&a.CPU.TSCKHz)
+	for range d.Count(MaxBases) {
+		var sum [sha256.Size]byte
+		d.Value(&sum)
+		a.Bases = append(a.Bases, sum)
 	}
 	return a, formatError("about", d.End())
 }

@@ -11,6 +11,9 @@ type CPU struct {
 	Leaves []Leaf
 	// MSRs are the model-specific registers that are part of a processor's state.
 	MSRs []uint32
+	// TSCKHz is the rate of its time-stamp counter in kHz, 0 if it is not known. Whether a guest of another rate can go on
+	// is for who knows the host to say: see kvm.TSC.
+	TSCKHz uint32
 }
 
 // Leaf is what CPUID answers for one leaf and subleaf.

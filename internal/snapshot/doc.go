@@ -1,6 +1,8 @@
 // Package snapshot is the file in which a virtual machine is kept on disk.
 //
-// A file is one piece: it needs no other one. All numbers are little-endian.
+// A file may lean on others, its bases: memory that it has in common with them is not in it. It names them by their digests
+// ([About.Bases]); which run of memory is in which file is part of the state. It needs of a base its memory only, and all that
+// it needs it names itself, whatever bases its bases have. All numbers are little-endian.
 //
 //	0     header, one page: magic, version, where everything is, a SHA-256 of each section and of itself
 //	4096  memory: the pages of RAM that are not zero, in ascending order, in whole pages
@@ -39,13 +41,15 @@ var (
 
 const (
 	// Version is that of the format.
-	Version = 1
+	Version = 2
 	// PageSize is the unit of everything in a file, in bytes.
 	PageSize = 4096
 	// BlockSize is how much memory has a checksum of its own, in bytes.
 	BlockSize = 256 << 10
 	// MaxState bounds the state, in bytes.
 	MaxState = 1 << 20
+	// MaxBases bounds the files that one leans on.
+	MaxBases = 3
 	// MaxRuns bounds the runs of the prefetch list, and those of memory.
 	MaxRuns = 2048
 

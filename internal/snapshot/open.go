@@ -116,6 +116,9 @@ func tooShort(what string, err error) error {
 	return fmt.Errorf("read section %s: %w", what, err)
 }
 
+// Sum is the digest.
+func (s *File) Sum() [sha256.Size]byte { return s.digest }
+
 // Digest names the content: "sha256:" and 64 hexadecimal digits.
 func (s *File) Digest() string { return Digest(s.digest) }
 

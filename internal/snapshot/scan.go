@@ -6,9 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 const (
+	// minGap is the same as minHole where a base has what is in between.
+	minGap = 16 << 10
+	// maxParts is how many runs there are with those that remain of bases, of which the written ones are taken away. It leaves
+	// room for what a copy writes: a branch whose memory is in more than 1,024 runs (package guestmem) copies what is between
+	// them, while the guest stands still.
+	maxParts = 768
+	// manyParts is what is put up with where gaps of largeGap are filled already.
+	manyParts = 1536
+	largeGap  = 4 << 20
 	// minHole is the run of zeros that is always left out, in bytes. A shorter one takes less to write than the mapping
 	// that would be needed for the other side of it.
 	minHole = 64 << 10
@@ -21,9 +31,14 @@ type run struct{ RAM, Size uint64 }
 
 func (r run) end() uint64 { return r.RAM + r.Size }
 
-// content returns the runs of RAM that are not zero, ascending, with the smallest gaps filled.
+// content returns the runs of RAM that are to be written, ascending: what is not zero and in no base, with the smallest gaps
+// filled.
 func content(ctx context.Context, extents []Extent) ([]run, error) {
-	var runs []run
+	var runs, based []run
+	hole := uint64(minHole)
+	if slices.ContainsFunc(extents, func(e Extent) bool { return e.Based }) {
+		hole = minGap
+	}
 	buf := make([]byte, BlockSize)
 	at := uint64(0)
 	for _, e := range extents {
@@ -31,6 +46,10 @@ func content(ctx context.Context, extents []Extent) ([]run, error) {
 			return nil, fmt.Errorf("%w: %d bytes at %#x", ErrFormat, e.Size, e.RAM)
 		}
 		at = e.RAM + e.Size
+		if e.Based {
+			based = append(based, run{e.RAM, e.Size})
+			continue
+		}
 		for done := uint64(0); done < e.Size; {
 			if err := ctx.Err(); err != nil {
 				return nil, context.Cause(ctx)
@@ -39,30 +58,77 @@ func content(ctx context.Context, extents []Extent) ([]run, error) {
 			if err := readFull(e, done, p); err != nil {
 				return nil, err
 			}
-			runs = appendContent(runs, e.RAM+done, p)
+			runs = appendContent(runs, e.RAM+done, p, hole)
 			done += uint64(len(p))
 		}
+	}
+	if len(runs) == 0 && len(based) > 0 { // the copy has written nothing: a file has some memory
+		runs = append(runs, run{based[0].RAM, PageSize})
 	}
 	if len(runs) == 0 {
 		return nil, fmt.Errorf("%w: memory of zeros only", ErrFormat)
 	}
-	for hole := uint64(minHole); ; hole *= 2 {
+	for ; ; hole *= 2 {
 		runs = fill(runs, hole)
-		if len(runs) <= maxPlaced {
+		if len(runs) > maxPlaced {
+			continue
+		}
+		parts := len(runs) + remaining(based, runs)
+		if len(runs) == 1 || parts <= maxParts || hole >= largeGap && parts <= manyParts {
 			return runs, nil
 		}
 	}
 }
 
+// remaining is how many runs are left of based when those that are written are taken away.
+func remaining(based, written []run) (n int) {
+	for _, b := range based {
+		n += len(cut(b, written))
+	}
+	return n
+}
+
+// cut is what is left of a run when others, ascending and without overlaps, are taken away.
+func cut(r run, away []run) (left []run) {
+	for _, a := range away {
+		if a.end() <= r.RAM {
+			continue
+		}
+		if a.RAM >= r.end() {
+			break
+		}
+		if a.RAM > r.RAM {
+			left = append(left, run{r.RAM, a.RAM - r.RAM})
+		}
+		if a.end() >= r.end() {
+			return left
+		}
+		r = run{a.end(), r.end() - a.end()}
+	}
+	return append(left, r)
+}
+
+// Without is what is left of a run of RAM of so many bytes when what was written is taken away.
+func Without(ram, size uint64, written []Placed) (left []Placed) {
+	away := make([]run, len(written))
+	for i, p := range written {
+		away[i] = run{p.RAM, p.Size}
+	}
+	for _, r := range cut(run{ram, size}, away) {
+		left = append(left, Placed{RAM: r.RAM, Size: r.Size, Offset: r.RAM - ram})
+	}
+	return left
+}
+
 var zeros [PageSize]byte
 
 // appendContent adds the pages of p that are not zero. The first one is at ram.
-func appendContent(runs []run, ram uint64, p []byte) []run {
+func appendContent(runs []run, ram uint64, p []byte, hole uint64) []run {
 	for ; len(p) > 0; p, ram = p[PageSize:], ram+PageSize {
 		if bytes.Equal(p[:PageSize], zeros[:]) {
 			continue
 		}
-		if n := len(runs); n > 0 && ram-runs[n-1].end() < minHole {
+		if n := len(runs); n > 0 && ram-runs[n-1].end() < hole {
 			runs[n-1].Size = ram + PageSize - runs[n-1].RAM
 		} else {
 			runs = append(runs, run{ram, PageSize})

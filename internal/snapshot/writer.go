@@ -15,6 +15,9 @@ import (
 // Writer writes one file: first its memory, then, by Finish, all the rest. Until then the file has a temporary name,
 // and Abort removes it. It is for one goroutine.
 type Writer struct {
+	// Progress, if it is not nil, is told by WriteMemory how many bytes of how many are written.
+	Progress func(done, total uint64)
+
 	path   string
 	file   *os.File
 	memory uint64
@@ -28,6 +31,8 @@ type Extent struct {
 	// Source and Offset say where the content is.
 	Source io.ReaderAt
 	Offset uint64
+	// Based says that it is in a base. It is not written, but for what lies in between runs that are.
+	Based bool
 }
 
 // Placed says where in the file a run of RAM is, in bytes and whole pages.
@@ -54,8 +59,9 @@ func (w *Writer) Abort() error {
 	return errors.Join(w.file.Close(), os.Remove(w.file.Name()))
 }
 
-// WriteMemory writes what is not zero of the given runs of RAM, which are in ascending order and do not overlap, and
-// returns where it is, in no more than MaxRuns runs. The sources are read twice, and must not change.
+// WriteMemory writes what is neither zero nor in a base of the given runs of RAM, which are in ascending order and do not
+// overlap, and returns where it is, in no more than MaxRuns runs. A part of a base that is among them is to be read there.
+// The sources are read twice, and must not change.
 func (w *Writer) WriteMemory(ctx context.Context, extents []Extent) ([]Placed, error) {
 	placed, err := w.writeMemory(ctx, extents)
 	if err != nil {
@@ -100,6 +106,9 @@ func (w *Writer) writeMemory(ctx context.Context, extents []Extent) ([]Placed, e
 			sum.add(p)
 			at += uint64(len(p))
 			done += uint64(len(p))
+			if w.Progress != nil {
+				w.Progress(at-PageSize, w.memory)
+			}
 		}
 	}
 	w.sums = sum.end()
@@ -161,8 +170,8 @@ func (w *Writer) finish(about About, state []byte, prefetch []Run) (digest [sha2
 	switch {
 	case w.done || w.memory == 0:
 		return digest, errors.New("its memory is missing")
-	case len(state) > MaxState || len(prefetch) > MaxRuns:
-		return digest, fmt.Errorf("%d bytes of state, %d runs of a prefetch list: too many", len(state), len(prefetch))
+	case len(state) > MaxState || len(prefetch) > MaxRuns || len(about.Bases) > MaxBases:
+		return digest, fmt.Errorf("%d bytes of state, %d runs of a prefetch list, %d bases: too many", len(state), len(prefetch), len(about.Bases))
 	}
 	if err := about.holds(w.memory); err != nil {
 		return digest, err
