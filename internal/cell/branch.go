@@ -29,6 +29,9 @@ type Branch struct {
 	files []*os.File // the state, then the layers of the memory; nil once closed
 }
 
+// VCPUs is the number of the guest's processors.
+func (b *Branch) VCPUs() int { return b.vcpus }
+
 // MemoryMiB is the guest's RAM in MiB.
 func (b *Branch) MemoryMiB() int { return b.memoryMiB }
 
@@ -93,6 +96,9 @@ func (c *Cell) Branch(ctx context.Context) (*Branch, error) {
 }
 
 func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
 	c.branching.Lock()
 	defer c.branching.Unlock()
 	select {
@@ -124,7 +130,7 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 		return nil, err
 	}
 	files, err := receiveBranch(ours, uint64(c.cfg.MemoryMiB)<<20, c.given)
-	if errors.Is(err, unix.EMFILE) {
+	if scarce(err) {
 		return nil, err
 	}
 	if err != nil {

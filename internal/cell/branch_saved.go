@@ -24,6 +24,8 @@ type Saved struct {
 	// cell of the branch lives: the guest would see it, or end. It stays the caller's, who may close it at once.
 	State  []byte
 	Memory *os.File
+	// Bases are the files with the rest of the memory, in the order of the state. What holds for Memory holds for them.
+	Bases []*os.File
 }
 
 // OpenSaved makes a branch of one that was kept. The cells that are started from it do not believe what it says.
@@ -35,34 +37,83 @@ func OpenSaved(s Saved) (*Branch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open saved branch: %w", err)
 	}
-	fd, err := unix.FcntlInt(s.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open saved branch: duplicate %s: %w", s.Memory.Name(), err), state.Close())
+	files := []*os.File{state}
+	for _, f := range append([]*os.File{s.Memory}, s.Bases...) {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open saved branch: duplicate %s: %w", f.Name(), err), closeAll(files))
+		}
+		files = append(files, os.NewFile(uintptr(fd), f.Name()))
 	}
-	return &Branch{
-		vcpus: s.VCPUs, memoryMiB: s.MemoryMiB, disks: s.Disks, network: s.Network,
-		files: []*os.File{state, os.NewFile(uintptr(fd), s.Memory.Name())},
-	}, nil
+	return &Branch{vcpus: s.VCPUs, memoryMiB: s.MemoryMiB, disks: s.Disks, network: s.Network, files: files}, nil
 }
 
 // Save writes the branch's memory to w and returns the state that goes with it. Where the memory is, it takes from the state
-// that the cell has sent, held to its bounds; it reads the layers and maps none of them.
-func (b *Branch) Save(ctx context.Context, w *snapshot.Writer) ([]byte, error) {
+// that the cell has sent, held to its bounds; it reads the layers and maps none of them. What is in bases, files that the
+// branched cell was started from, is not written.
+func (b *Branch) Save(ctx context.Context, w *snapshot.Writer, bases ...*os.File) ([]byte, error) {
 	files, err := b.hold()
 	if err != nil {
 		return nil, err
 	}
 	defer b.release()
-	state, err := io.ReadAll(io.NewSectionReader(files[0], 0, vmm.MaxStateSize))
+	state, numbers, err := savedLayers(files, bases)
 	if err != nil {
 		return nil, fmt.Errorf("save branch: %w", err)
 	}
-	return vmm.SaveMemory(ctx, w, state, files[1:], uint64(b.memoryMiB)<<20)
+	return vmm.SaveMemory(ctx, w, state, files[1:], uint64(b.memoryMiB)<<20, numbers...)
+}
+
+// Shared is how many bytes of the branch's memory are in each of these files.
+func (b *Branch) Shared(bases ...*os.File) ([]uint64, error) {
+	files, err := b.hold()
+	if err != nil {
+		return nil, err
+	}
+	defer b.release()
+	state, numbers, err := savedLayers(files, bases)
+	if err != nil {
+		return nil, err
+	}
+	sizes, err := vmm.SharedMemory(state, len(files)-1, uint64(b.memoryMiB)<<20)
+	if err != nil {
+		return nil, err
+	}
+	shared := make([]uint64, len(bases))
+	for i, n := range numbers {
+		if n >= 0 {
+			shared[i] = sizes[n]
+		}
+	}
+	return shared, nil
+}
+
+// savedLayers reads the state among a branch's files, and finds the layer that each base is; -1 is none.
+func savedLayers(files, bases []*os.File) (state []byte, numbers []int, err error) {
+	if state, err = io.ReadAll(io.NewSectionReader(files[0], 0, vmm.MaxStateSize)); err != nil {
+		return nil, nil, err
+	}
+	for _, base := range bases {
+		want, _, err := layerSize(base)
+		if err != nil {
+			return nil, nil, err
+		}
+		number := -1
+		for i, f := range files[1:] {
+			if id, _, err := layerSize(f); err != nil {
+				return nil, nil, err
+			} else if id == want {
+				number = i
+			}
+		}
+		numbers = append(numbers, number)
+	}
+	return state, numbers, nil
 }
 
 // Touched lists the memory that the guest has used since its cell was started or last branched: see vmm.VM.Touched.
 func (c *Cell) Touched(ctx context.Context) ([]snapshot.Run, error) {
-	reply, err := c.call(ctx, message{Kind: kindTouched}, nil)
+	reply, err := c.call(ctx, message{Kind: kindTouched})
 	if err != nil {
 		return nil, fmt.Errorf("list the memory that the guest uses: %w", err)
 	}
@@ -89,4 +140,27 @@ func touchedRuns(pages []uint64, memory uint64) ([]snapshot.Run, error) {
 		runs = append(runs, snapshot.Run{RAM: first * guestmem.PageSize, Size: n * guestmem.PageSize, Write: pages[i+1]%2 == 1})
 	}
 	return runs, nil
+}
+
+// Open decodes the branch in this process, for who wants to make its machines here, without a cell around them: a
+// benchmark.
+func (b *Branch) Open() (*vmm.Snapshot, error) {
+	files, err := b.hold()
+	if err != nil {
+		return nil, err
+	}
+	defer b.release()
+	state, err := io.ReadAll(io.NewSectionReader(files[0], 0, vmm.MaxStateSize+1))
+	if err != nil {
+		return nil, err
+	}
+	var layers []*os.File
+	for _, f := range files[1:] {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, errors.Join(err, closeAll(layers))
+		}
+		layers = append(layers, os.NewFile(uintptr(fd), f.Name()))
+	}
+	return vmm.OpenSnapshot(state, layers)
 }

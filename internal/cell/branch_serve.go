@@ -89,17 +89,9 @@ func sendBranch(to *stream, snapshot *vmm.Snapshot) error {
 }
 
 // buildCopy makes the virtual machine of a branch.
-func buildCopy(boot *bootMessage, server *server, take func(string) *os.File, pages *os.File) (_ *vmm.VM, err error) {
-	cfg := vmm.ForkConfig{KVM: take("KVM"), Console: os.Stdout, Pages: pages}
-	defer func() { err = errors.Join(err, cfg.KVM.Close()) }()
-	stateFile := take("state")
-	layers := make([]*os.File, boot.Layers)
-	for i := range layers {
-		layers[i] = take("layer")
-	}
-	for i := range boot.Disks {
-		cfg.Disks = append(cfg.Disks, take(fmt.Sprintf("disk %d", i)))
-	}
+func (s *server) buildCopy(boot *bootMessage, files []*os.File) (_ *vmm.VM, err error) {
+	stateFile, layers := files[0], files[1:1+boot.Layers]
+	cfg := vmm.ForkConfig{Shell: s.shell, Console: os.Stdout, Pages: s.pages, Disks: files[1+boot.Layers:]}
 	state, err := io.ReadAll(io.NewSectionReader(stateFile, 0, vmm.MaxStateSize+1))
 	if err := errors.Join(err, stateFile.Close()); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the branch's state: %w", err), closeAll(layers))
@@ -110,7 +102,7 @@ func buildCopy(boot *bootMessage, server *server, take func(string) *os.File, pa
 	}
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	if boot.Network != nil {
-		cfg.Network = server.network(boot.Network)
+		cfg.Network = s.network(boot.Network)
 	}
 	return vmm.Fork(snapshot, cfg)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/aethervm/aether/internal/identity"
 	"github.com/aethervm/aether/internal/tail"
@@ -33,7 +34,7 @@ type Cell struct {
 	group    *group
 	process  *process
 	link     *link
-	flows    *flows // nil without a network
+	flows    atomic.Pointer[flows] // nil without a network
 
 	branching sync.Mutex      // held while a branch is taken
 	known     map[fileID]bool // layers that were counted, or are not this cell's
@@ -41,7 +42,7 @@ type Cell struct {
 	layered   int64           // bytes of the layers that are charged to this cell
 	layers    int             // of the branch that it was started from
 
-	console  *tail.Tail
+	console  *console
 	messages *tail.Tail
 
 	confinement Confinement // complete once Start has returned
@@ -60,30 +61,23 @@ func Start(ctx context.Context, cfg Config) (*Cell, error) {
 	return start(ctx, cfg, trial{})
 }
 
+func start(ctx context.Context, cfg Config, try trial) (*Cell, error) {
+	cfg.settle()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	s, err := prepare(ctx, SpareConfig{ID: cfg.ID, Program: cfg.Program, VCPUs: cfg.VCPUs, MemoryMiB: cfg.MemoryMiB}, try)
+	if err != nil {
+		return nil, err
+	}
+	return s.Start(ctx, cfg)
+}
+
 // trial is what a test changes.
 type trial struct {
 	attempt    string // what the confined process is to try; see attempts
 	unfiltered bool   // without the system call filter
 	way        string // the only way to start it; see ways
-}
-
-func start(ctx context.Context, cfg Config, try trial) (*Cell, error) {
-	if cfg.From != nil {
-		cfg.VCPUs, cfg.MemoryMiB = cfg.From.vcpus, cfg.From.memoryMiB
-		cfg.Kernel, cfg.Initramfs, cfg.Cmdline = nil, nil, ""
-	}
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
-	c := &Cell{
-		known: map[fileID]bool{}, given: map[fileID]bool{},
-		cfg: cfg, trial: try, console: tail.New(consoleTail), messages: tail.New(messagesTail),
-		done: make(chan struct{}), closed: make(chan struct{}),
-	}
-	if err := c.start(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("start cell %s: %w", cfg.ID, err), c.Close())
-	}
-	return c, nil
 }
 
 // Dial opens a stream to a port that a program of the guest listens on: a vsock connection. It waits
@@ -105,7 +99,7 @@ func (c *Cell) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 // Pause stops the guest's processors and devices until the matching Resume. Pauses nest. When ctx ends
 // before it is done, it is undone.
 func (c *Cell) Pause(ctx context.Context) error {
-	_, err := c.call(ctx, message{Kind: kindPause}, nil)
+	_, err := c.call(ctx, message{Kind: kindPause})
 	if err != nil && errors.Is(err, context.Cause(ctx)) {
 		// The cell does one after the other.
 		c.link.request(message{Kind: kindResume})
@@ -118,15 +112,15 @@ func (c *Cell) Pause(ctx context.Context) error {
 
 // Resume ends a Pause. It is done, late, even if ctx ends first.
 func (c *Cell) Resume(ctx context.Context) error {
-	if _, err := c.call(ctx, message{Kind: kindResume}, nil); err != nil {
+	if _, err := c.call(ctx, message{Kind: kindResume}); err != nil {
 		return fmt.Errorf("resume the guest: %w", err)
 	}
 	return nil
 }
 
 // call has the cell do something and waits for its reply.
-func (c *Cell) call(ctx context.Context, request message, file fder) (message, error) {
-	reply, err := c.link.call(ctx, request, file)
+func (c *Cell) call(ctx context.Context, request message, files ...fder) (message, error) {
+	reply, err := c.link.call(ctx, request, files...)
 	if errors.Is(err, errLinkClosed) {
 		// The process is no more, or is about to be.
 		select {
@@ -164,7 +158,7 @@ func (c *Cell) ID() string { return c.cfg.ID }
 
 // Console returns the last lines that the guest has written to its serial console, 16 KiB at most,
 // without control characters.
-func (c *Cell) Console() []string { return c.console.Lines() }
+func (c *Cell) Console() []string { return c.console.keep.Lines() }
 
 // Confinement tells what confines the process.
 func (c *Cell) Confinement() Confinement { return slices.Clone(c.confinement) }
@@ -191,8 +185,8 @@ func (c *Cell) free() error {
 	if c.process != nil {
 		<-c.done
 	}
-	if c.flows != nil { // after the last message
-		c.flows.close()
+	if f := c.flows.Load(); f != nil { // after the last message
+		f.close()
 	}
 	c.identity.Release()
 	if c.group != nil {

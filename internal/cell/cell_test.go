@@ -30,6 +30,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv(ownerEnv) != "" {
 		ownerMain()
 	}
+	if os.Getenv(faultsEnv) != "" {
+		faultsMain()
+	}
+	if os.Getenv(churnEnv) != "" {
+		churnMain()
+	}
 	os.Exit(m.Run())
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/aethervm/aether/vmm"
 )
@@ -50,16 +49,23 @@ const (
 	maxRules = 256
 )
 
+// settle takes from the branch what is the branch's.
+func (c *Config) settle() {
+	if c.From != nil {
+		c.VCPUs, c.MemoryMiB = c.From.vcpus, c.From.memoryMiB
+		c.Kernel, c.Initramfs, c.Cmdline = nil, nil, ""
+	}
+}
+
 func (c *Config) check() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
 	}
-	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
+	spare := SpareConfig{ID: c.ID, Program: c.Program, VCPUs: c.VCPUs, MemoryMiB: c.MemoryMiB}
+	if err := spare.check(); err != nil {
+		return err
+	}
 	switch {
-	case c.ID == "" || len(c.ID) > maxID || strings.Trim(c.ID, letters) != "" || c.ID[0] == '-':
-		return bad("ID %q: 1 to %d letters, digits and '-' are needed", c.ID, maxID)
-	case c.Program == nil:
-		return bad("no program")
 	case c.From == nil && c.Kernel == nil:
 		return bad("no kernel")
 	case c.From != nil && (len(c.Disks) != c.From.disks || (c.Network != nil) != c.From.network):
@@ -70,10 +76,6 @@ func (c *Config) check() error {
 		return bad("a kernel command line of %d bytes; up to %d are possible", len(c.Cmdline), maxCmdline)
 	case c.Network != nil && len(c.Network.Allow) > maxRules:
 		return bad("%d rules for the network; up to %d are possible", len(c.Network.Allow), maxRules)
-	case c.VCPUs < 1 || c.VCPUs > vmm.MaxVCPUs:
-		return bad("%d vCPUs; 1 to %d are possible", c.VCPUs, vmm.MaxVCPUs)
-	case c.MemoryMiB < vmm.MinMemoryMiB || c.MemoryMiB > vmm.MaxMemoryMiB:
-		return bad("%d MiB of memory; %d to %d are possible", c.MemoryMiB, vmm.MinMemoryMiB, vmm.MaxMemoryMiB)
 	}
 	for i, d := range c.Disks {
 		if d == nil {

@@ -8,6 +8,8 @@ type Layer struct {
 	Applied bool `json:"applied"`
 	// Detail says how; or why it is not in force, or only in part.
 	Detail string `json:"detail,omitempty"`
+
+	cause error // of its absence; does not cross the socket
 }
 
 // Names of layers.
@@ -50,7 +52,7 @@ func (c Confinement) Layer(name string) Layer {
 // layer describes the outcome of applying a layer.
 func layer(name, how string, err error) Layer {
 	if err != nil {
-		return Layer{Name: name, Detail: err.Error()}
+		return Layer{Name: name, Detail: err.Error(), cause: err}
 	}
 	return Layer{Name: name, Applied: true, Detail: how}
 }

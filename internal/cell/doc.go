@@ -20,7 +20,8 @@
 //   - no capabilities, and no way to any; Landlock, with nothing allowed;
 //   - a system call filter, which ends the process at the first call that it does not list.
 //
-// All this is before the process reads the kernel that it boots. What needs a name, the owner opens:
+// All this is before the process is given a file of its guest: kernel, disks, and the layers of a branch come over its
+// socket when it has said that it is confined. There a process can wait for its guest ([Prepare]). What needs a name, the owner opens:
 // the KVM device, the files, and the flows of the guest's network, which the owner holds to the rules.
 //
 // Rights belong to threads. Go can take them from all threads of a process only if it has made them

@@ -87,10 +87,12 @@ func (f *flows) handle(m message) error {
 			f.denied(flow)
 		}
 		answer.Kind, answer.ID, answer.Failure = kindAnswer, m.ID, fail(err)
-		_ = f.link.send(answer, file) // when it fails, the cell is ending
-		if file != nil {
-			_ = file.Close()
+		if file == nil {
+			_ = f.link.send(answer) // when it fails, the cell is ending
+			return
 		}
+		_ = f.link.send(answer, file)
+		_ = file.Close()
 	})
 	return nil
 }

@@ -14,6 +14,10 @@ const (
 	// freeInterval is the least time from one giving back to the next: it takes a millisecond of a
 	// processor, and has the next stream fault its memory in again.
 	freeInterval = 5 * time.Second
+	// secondFree is after how many beginnings and ends memory is given back for the second time. A collection costs memory
+	// itself, up to 300 KiB here: the runtime has lists of each kind of object that there is, one set for the collections with
+	// even numbers and one for the others. A cell that has little to do is better off without the second.
+	secondFree = 64
 )
 
 // idle gives memory that is not in use back to the host when nothing has happened for a while: after boot
@@ -22,8 +26,10 @@ const (
 type idle struct {
 	timer *time.Timer
 
-	mu   sync.Mutex
-	last time.Time // when memory was given back
+	mu    sync.Mutex
+	last  time.Time // when memory was given back
+	times int       // how often
+	begun int       // beginnings and ends since
 }
 
 // newIdle starts the waiting.
@@ -37,13 +43,22 @@ func newIdle() *idle {
 func (i *idle) busy() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.begun++
 	i.timer.Reset(max(quietDelay, freeInterval-time.Since(i.last)))
 }
 
 func (i *idle) free() {
 	i.mu.Lock()
-	i.last = time.Now()
+	times := i.times
+	if times == 1 && i.begun < secondFree {
+		i.mu.Unlock()
+		return
+	}
+	i.last, i.begun = time.Now(), 0
+	i.times++
 	i.mu.Unlock()
-	runtime.GC() // pooled buffers survive one collection
+	if times > 0 {
+		runtime.GC() // pooled buffers survive one collection
+	}
 	debug.FreeOSMemory()
 }

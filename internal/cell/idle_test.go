@@ -29,6 +29,19 @@ func TestIdle(t *testing.T) {
 			t.Fatal("an idle cell keeps its memory")
 		}
 		i.busy()
+		time.Sleep(freeInterval)
+		if !freed().Equal(first) {
+			t.Error("memory is given back for little")
+		}
+		for range secondFree {
+			i.busy()
+		}
+		time.Sleep(quietDelay)
+		if !freed().After(first) {
+			t.Fatal("an idle cell keeps its memory after many streams")
+		}
+		first = freed()
+		i.busy()
 		time.Sleep(freeInterval - time.Nanosecond)
 		if !freed().Equal(first) {
 			t.Error("memory is given back too often")
@@ -36,7 +49,7 @@ func TestIdle(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		second := freed()
 		if second.Equal(first) {
-			t.Error("an idle cell keeps its memory after the second stream")
+			t.Error("an idle cell keeps its memory after one more")
 		}
 		time.Sleep(time.Hour)
 		if !freed().Equal(second) {

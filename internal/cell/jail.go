@@ -17,10 +17,10 @@ var errCgo = errors.New("this build has cgo, with which it cannot be applied to 
 
 // confine takes from the process all that it does not need from now on. What cannot be taken is said in
 // the layers, which are in the order of the constants.
-func confine(boot *bootMessage) Confinement {
-	list := Confinement{enterRoot(boot.Mounts), limit(boot)}
-	capabilities, land := dropRights(boot), lockLand()
-	filter := filterCalls(boot.Filter)
+func confine(m *confineMessage) Confinement {
+	list := Confinement{enterRoot(m.Mounts), limit(m)}
+	capabilities, land := dropRights(m), lockLand()
+	filter := filterCalls(m.Filter)
 	return append(list, setNoNewPrivs(filter.Applied), capabilities, land, filter)
 }
 
@@ -64,7 +64,7 @@ func enterRoot(mounts bool) Layer {
 }
 
 // limit sets resource limits.
-func limit(boot *bootMessage) Layer {
+func limit(m *confineMessage) Layer {
 	const files = 2048 // of which a guest with all flows open has most
 	limits := []struct {
 		what     string
@@ -75,16 +75,16 @@ func limit(boot *bootMessage) Layer {
 		{"core size", unix.RLIMIT_CORE, 0},
 		{"locked memory", unix.RLIMIT_MEMLOCK, 64 << 10},
 		// The guest's memory is a file.
-		{"file size", unix.RLIMIT_FSIZE, uint64(boot.MemoryMiB+16) << 20},
+		{"file size", unix.RLIMIT_FSIZE, uint64(m.MemoryMiB+16) << 20},
 		{"message queues", unix.RLIMIT_MSGQUEUE, 0},
 	}
-	if boot.OwnUser {
+	if m.OwnUser {
 		// The count is that of the user, who has no other process.
 		limits = append(limits, struct {
 			what     string
 			resource int
 			value    uint64
-		}{"tasks", unix.RLIMIT_NPROC, uint64(boot.VCPUs + tasks)})
+		}{"tasks", unix.RLIMIT_NPROC, uint64(m.VCPUs + tasks)})
 	}
 	var done []string
 	var errs []error
@@ -128,17 +128,17 @@ const secureBits = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<5 | 1<<6 | 1<<7
 // where they are not. There are 41 capabilities to be taken from the bounding set, one by one. It bounds
 // what running a program can give; no_new_privs and the securebits forbid that already, and in a
 // user namespace of its own none would count outside. So there the set stays.
-func dropRights(boot *bootMessage) Layer {
+func dropRights(m *confineMessage) Layer {
 	how := "none; in its own user namespace"
 	err := onAllThreads(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secureBits, 0)
 	switch {
 	case errors.Is(err, unix.EPERM): // not root, nor ever: there is nothing to give up
 		how, err = "none", nil
-	case err == nil && !boot.UserNamespace:
+	case err == nil && !m.UserNamespace:
 		how, err = "none, bounding set empty", clearBounding()
 	}
-	if boot.User != 0 {
-		if err := become(int(boot.User)); err != nil {
+	if m.User != 0 {
+		if err := become(int(m.User)); err != nil {
 			// It would be root. No cell is better than that.
 			panic(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,8 @@ const (
 	sendPatience = 10 * time.Second
 	// maxCalls bounds the requests that a cell owes a reply.
 	maxCalls = 4096
-	// bootID is the ID of the first request.
-	bootID = 1
+	// confineID is the ID of the first request.
+	confineID = 1
 )
 
 // fder is an open file that can be sent.
@@ -42,20 +43,21 @@ type link struct {
 }
 
 func newLink(conn *net.UnixConn, handle func(message) error) *link {
-	return &link{conn: conn, handle: handle, pending: map[uint64]chan message{}, next: bootID}
+	return &link{conn: conn, handle: handle, pending: map[uint64]chan message{}, next: confineID}
 }
 
 // serve reads what the cell says until it ends or says what it must not; then all calls fail.
 func (l *link) serve() error {
 	defer l.shut()
-	buf := make([]byte, maxMessage+1)
+	raw, err := l.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
 	for {
-		// Without room for them, the kernel drops descriptors that the cell may have sent.
-		n, err := l.conn.Read(buf)
-		if err != nil || n == 0 {
+		m, over, err := receiveMessage(raw)
+		if over {
 			return nil // the process has ended, or Close
 		}
-		m, err := decode(buf[:n])
 		if err == nil {
 			err = l.dispatch(m)
 		}
@@ -63,6 +65,33 @@ func (l *link) serve() error {
 			return fmt.Errorf("the cell breaks the protocol: %w", err)
 		}
 	}
+}
+
+// packets are buffers for a message: most links have nothing to read most of the time, and need none meanwhile.
+var packets = sync.Pool{New: func() any { return new([maxMessage + 1]byte) }}
+
+// receiveMessage waits for a message, and takes it. over tells that there will be none any more.
+func receiveMessage(raw syscall.RawConn) (m message, over bool, err error) {
+	waitErr := raw.Read(func(fd uintptr) bool {
+		buf := packets.Get().(*[maxMessage + 1]byte)
+		defer packets.Put(buf)
+		for {
+			// Without room for them, the kernel drops descriptors that the cell may have sent.
+			n, readErr := unix.Read(int(fd), buf[:])
+			switch {
+			case errors.Is(readErr, unix.EINTR):
+				continue
+			case errors.Is(readErr, unix.EAGAIN):
+				return false
+			case readErr != nil || n == 0:
+				over = true
+			default:
+				m, err = decode(buf[:n])
+			}
+			return true
+		}
+	})
+	return m, over || waitErr != nil, err
 }
 
 func (l *link) dispatch(m message) error {
@@ -89,14 +118,17 @@ func (l *link) waits(id uint64) bool {
 	return l.pending[id] != nil
 }
 
-// call sends a request and waits for the reply.
-func (l *link) call(ctx context.Context, request message, file fder) (message, error) {
+// call sends a request, with files, and waits for the reply.
+func (l *link) call(ctx context.Context, request message, files ...fder) (message, error) {
 	reply := make(chan message, 1)
 	var err error
 	if request.ID, err = l.enter(reply); err != nil {
 		return message{}, err
 	}
-	if err := l.send(request, file); err != nil {
+	if err := l.send(request, files...); err != nil {
+		l.mu.Lock()
+		delete(l.pending, request.ID)
+		l.mu.Unlock()
 		return message{}, err
 	}
 	return l.wait(ctx, request, reply)
@@ -122,7 +154,7 @@ func (l *link) enter(reply chan message) (uint64, error) {
 func (l *link) request(m message) {
 	var err error
 	if m.ID, err = l.enter(nil); err == nil {
-		_ = l.send(m, nil)
+		_ = l.send(m)
 	}
 }
 
@@ -142,33 +174,42 @@ func (l *link) wait(ctx context.Context, request message, reply chan message) (m
 	}
 	l.mu.Unlock()
 	if waiting && request.Kind == kindDial {
-		_ = l.send(message{Kind: kindCancel, ID: request.ID}, nil) // when it fails, the cell is ending
+		_ = l.send(message{Kind: kindCancel, ID: request.ID}) // when it fails, the cell is ending
 	}
 	return message{}, context.Cause(ctx)
 }
 
-// send writes a message, with a descriptor if file is not nil. The kernel keeps the file open until the
-// cell has taken it.
-func (l *link) send(m message, file fder) error {
+// send writes a message, with the descriptors of files. The kernel keeps those open until the cell has taken
+// them.
+func (l *link) send(m message, files ...fder) error {
 	b, err := encode(&m)
 	if err != nil {
 		return err
 	}
 	var rights []byte
-	if file != nil {
-		rights = unix.UnixRights(int(file.Fd()))
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		rights = unix.UnixRights(fds...)
 	}
 	l.sending.Lock()
 	defer l.sending.Unlock()
 	_ = l.conn.SetWriteDeadline(time.Now().Add(sendPatience))
-	_, _, err = l.conn.WriteMsgUnix(b, rights, nil)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	err = insist(func() error {
+		_, _, err := l.conn.WriteMsgUnix(b, rights, nil)
+		return err
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the cell has not read its messages for %v", sendPatience)
-	}
-	if err != nil {
+	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET), errors.Is(err, net.ErrClosed):
 		return fmt.Errorf("%w: %w", errLinkClosed, err)
 	}
-	return nil
+	return fmt.Errorf("tell the cell: %w", err)
 }
 
 // shut fails all calls, now and later.

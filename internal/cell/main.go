@@ -3,6 +3,7 @@ package cell
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ func live() error {
 	if err := unix.Close(programFile); err != nil {
 		return fmt.Errorf("close the program: %w", err)
 	}
-	boot, id, err := firstMessage()
+	how, id, err := firstMessage()
 	if err != nil {
 		return err
 	}
@@ -41,25 +42,42 @@ func live() error {
 	if err != nil {
 		return err
 	}
-	pages, err := os.Open(pagesPath)
-	if err != nil {
+	server.vcpus, server.memoryMiB = how.VCPUs, how.MemoryMiB
+	device := os.NewFile(deviceFile, "KVM")
+	if server.pages, err = os.Open(pagesPath); err != nil {
 		return err
 	}
 	// From here on the process has nothing but what it has open.
-	layers := confine(boot)
+	layers := confine(how)
 	if err := server.send(message{Kind: kindConfined, Layers: layers}); err != nil {
 		return err
 	}
-	if boot.Attempt != "" {
+	if err := layers.lacking(); err != nil {
+		return server.refuse(id, err)
+	}
+	if how.Attempt != "" {
 		err := errors.New("no such attempt")
-		if attempt := attempts[boot.Attempt]; attempt != nil {
+		if attempt := attempts[how.Attempt]; attempt != nil {
 			err = attempt()
 		}
 		if err != nil {
 			return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
 		}
 	}
-	vm, err := build(boot, server, pages)
+	// What is of no guest yet.
+	server.shell, err = vmm.NewShell(device, how.VCPUs)
+	if err := errors.Join(err, device.Close()); err != nil {
+		return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
+	}
+	if err := server.send(message{Kind: kindReply, ID: id}); err != nil {
+		return err
+	}
+	// Here a spare waits.
+	boot, id, files, err := server.awaitBoot()
+	if boot == nil || err != nil {
+		return err
+	}
+	vm, err := server.build(boot, files)
 	if err != nil {
 		return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
 	}
@@ -75,7 +93,7 @@ func live() error {
 }
 
 // firstMessage waits for the owner's first message.
-func firstMessage() (*bootMessage, uint64, error) {
+func firstMessage() (*confineMessage, uint64, error) {
 	buf := make([]byte, maxMessage+1)
 	n, err := unix.Read(linkFile, buf)
 	if err != nil {
@@ -88,45 +106,55 @@ func firstMessage() (*bootMessage, uint64, error) {
 	switch {
 	case err != nil:
 		return nil, 0, err
-	case m.Kind != kindBoot:
+	case m.Kind != kindConfine:
 		return nil, 0, fmt.Errorf("the owner's first message is %q", m.Kind)
-	case m.Boot.Version != protocolVersion:
-		return nil, 0, fmt.Errorf("the owner speaks version %d of the protocol, not %d", m.Boot.Version, protocolVersion)
-	case m.Boot.Layers < 0 || m.Boot.Layers > vmm.MaxLayers:
-		return nil, 0, fmt.Errorf("%d layers", m.Boot.Layers)
-	case m.Boot.Disks < 0 || m.Boot.Disks > vmm.MaxDisks:
-		return nil, 0, fmt.Errorf("%d disks", m.Boot.Disks)
+	case m.Confine.Version != protocolVersion:
+		return nil, 0, fmt.Errorf("the owner speaks version %d of the protocol, not %d", m.Confine.Version, protocolVersion)
 	}
-	return m.Boot, m.ID, nil
+	return m.Confine, m.ID, nil
 }
 
-// build makes the virtual machine of the files that the process has been given, and closes what is not
-// needed any more.
-func build(boot *bootMessage, server *server, pages *os.File) (*vmm.VM, error) {
-	next := firstFile
-	take := func(name string) *os.File {
-		next++
-		return os.NewFile(uintptr(next-1), name)
+// awaitBoot waits for what is to be built. It returns nothing if the owner ends first, which is no error.
+func (s *server) awaitBoot() (*bootMessage, uint64, []*os.File, error) {
+	m, fds, err := s.receive(make([]byte, unix.CmsgSpace(4*maxBootFiles)))
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, 0, nil, nil
+	case err != nil:
+		return nil, 0, nil, err
+	case m.Kind != kindBoot:
+		return nil, 0, nil, fmt.Errorf("the owner sends a %q message in place of boot", m.Kind)
+	case len(fds) != m.Boot.files():
+		return nil, 0, nil, fmt.Errorf("%d files to boot from, not %d", len(fds), m.Boot.files())
 	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), fmt.Sprintf("file %d", i))
+	}
+	s.idle.busy()
+	return m.Boot, m.ID, files, nil
+}
+
+// build makes the virtual machine of the files that came for it, and closes what is not needed any more.
+func (s *server) build(boot *bootMessage, files []*os.File) (_ *vmm.VM, err error) {
 	if boot.Branch {
-		return buildCopy(boot, server, take, pages)
+		return s.buildCopy(boot, files)
 	}
 	cfg := vmm.Config{
-		KVM: take("KVM"), Kernel: take("kernel"),
-		Cmdline: boot.Cmdline, VCPUs: boot.VCPUs, MemoryMiB: boot.MemoryMiB,
-		Console: os.Stdout, Pages: pages,
+		Shell: s.shell, Kernel: files[0],
+		Cmdline: boot.Cmdline, VCPUs: s.vcpus, MemoryMiB: s.memoryMiB,
+		Console: os.Stdout, Pages: s.pages,
 	}
+	rest := files[1:]
 	if boot.Initramfs {
-		cfg.Initramfs = take("initramfs")
+		cfg.Initramfs, rest = rest[0], rest[1:]
 	}
-	for i := range boot.Disks {
-		cfg.Disks = append(cfg.Disks, take(fmt.Sprintf("disk %d", i)))
-	}
+	cfg.Disks = rest
 	if boot.Network != nil {
-		cfg.Network = server.network(boot.Network)
+		cfg.Network = s.network(boot.Network)
 	}
 	vm, err := vmm.New(cfg)
-	for _, f := range []*os.File{cfg.KVM, cfg.Kernel, cfg.Initramfs} {
+	for _, f := range []*os.File{cfg.Kernel, cfg.Initramfs} {
 		if f != nil {
 			err = errors.Join(err, f.Close())
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,7 +31,7 @@ type process struct {
 }
 
 // begin starts a process that will be a cell. console and messages keep what it writes.
-func begin(attributes syscall.SysProcAttr, files []*os.File, vcpus int, console *tail.Tail, sink io.Writer, messages *tail.Tail) (*process, error) {
+func begin(attributes syscall.SysProcAttr, files []*os.File, vcpus int, console *console, messages *tail.Tail) (*process, error) {
 	// Whatever has become of the file's name, this is the file.
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", programFile))
 	cmd.Args = []string{argv0}
@@ -38,11 +39,11 @@ func begin(attributes syscall.SysProcAttr, files []*os.File, vcpus int, console 
 	cmd.Dir = "/"
 	cmd.ExtraFiles = files
 	cmd.Stdout, cmd.Stderr = console, messages
-	if sink != nil {
-		cmd.Stdout = &tee{console, sink}
-	}
 	cmd.WaitDelay = time.Second // it has no children that could hold the pipes
 	cmd.SysProcAttr = &attributes
+	if err := roomToStart(files[0]); err != nil {
+		return nil, fmt.Errorf("start a process: %w", err)
+	}
 	p := &process{cmd: cmd, exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {
@@ -106,15 +107,20 @@ func (p *process) how() string {
 	return "exit status 0"
 }
 
-// tee keeps the console and passes it on.
-type tee struct {
+// console keeps the end of what the guest writes, and passes all of it on.
+type console struct {
 	keep *tail.Tail
-	sink io.Writer
+	sink atomic.Pointer[io.Writer] // of the guest; nil if nobody wants it
 }
 
+// ReadFrom is what reads the console's pipe; see [tail.Tail.ReadFrom].
+func (c *console) ReadFrom(r io.Reader) (int64, error) { return tail.Copy(c, r) }
+
 // Write never fails: were it to fail, the console's pipe would not be read any more.
-func (t *tee) Write(p []byte) (int, error) {
-	_, _ = t.keep.Write(p)
-	_, _ = t.sink.Write(p)
+func (c *console) Write(p []byte) (int, error) {
+	_, _ = c.keep.Write(p)
+	if sink := c.sink.Load(); sink != nil {
+		_, _ = (*sink).Write(p)
+	}
 	return len(p), nil
 }

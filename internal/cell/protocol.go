@@ -21,14 +21,17 @@ import (
 // socket for it and takes one packet from that.
 //
 //	owner                                cell
-//	boot, with what is to be built   ->
+//	confine                          ->
 //	                                 <-  confined, with the layers that the cell has applied
+//	                                 <-  reply to confine, or an error
+//	boot, with what is to be built   ->  of the files that come with it
 //	                                 <-  reply to boot: the guest runs, or an error
 //	dial, with a stream socket       ->
 //	cancel, with the ID of a dial    ->
 //	pause, resume                    ->
 //	branch, with a packet socket     ->  over which the cell sends the branch, before its reply
 //	touched                          ->  its reply has the memory that the guest has used
+//	memory                           ->  its reply has the layers that the memory is in, or the pages that are in none
 //	                                 <-  reply, with the ID of the request
 //	                                 <-  flow: open one for the guest; resolve: look up a name
 //	answer, with a socket or an error ->
@@ -37,8 +40,8 @@ import (
 //
 // Both ends are of the same build, so that the version only guards against two builds that meet.
 
-// protocolVersion is part of boot.
-const protocolVersion = 3
+// protocolVersion is part of confine.
+const protocolVersion = 4
 
 // maxMessage is the size of the largest message in bytes. It is far below what a socket buffers.
 const maxMessage = 64 << 10
@@ -46,6 +49,7 @@ const maxMessage = 64 << 10
 type kind string
 
 const (
+	kindConfine  kind = "confine"
 	kindBoot     kind = "boot"
 	kindConfined kind = "confined"
 	kindDial     kind = "dial"
@@ -54,6 +58,7 @@ const (
 	kindResume   kind = "resume"
 	kindBranch   kind = "branch"
 	kindTouched  kind = "touched"
+	kindMemory   kind = "memory"
 	kindReply    kind = "reply"
 	kindFlow     kind = "flow"
 	kindResolve  kind = "resolve"
@@ -66,32 +71,27 @@ const (
 type message struct {
 	Kind kind `json:"kind"`
 	// ID pairs requests with replies. Each side counts its own.
-	ID     uint64       `json:"id,omitempty"`
-	Boot   *bootMessage `json:"boot,omitempty"`
-	Layers Confinement  `json:"layers,omitempty"`
-	Port   uint32       `json:"port,omitempty"`
-	Flow   *flowMessage `json:"flow,omitempty"`
-	Name   string       `json:"name,omitempty"`
-	Addrs  []netip.Addr `json:"addrs,omitempty"`
+	ID      uint64          `json:"id,omitempty"`
+	Confine *confineMessage `json:"confine,omitempty"`
+	Boot    *bootMessage    `json:"boot,omitempty"`
+	Layers  Confinement     `json:"layers,omitempty"`
+	Port    uint32          `json:"port,omitempty"`
+	Flow    *flowMessage    `json:"flow,omitempty"`
+	Name    string          `json:"name,omitempty"`
+	Addrs   []netip.Addr    `json:"addrs,omitempty"`
 	// Pages are runs of pages of RAM: the first one, and twice their number, and one more if they were written.
-	Pages   []uint64    `json:"pages,omitempty"`
-	End     *endMessage `json:"end,omitempty"`
-	Failure *failure    `json:"failure,omitempty"`
+	Pages []uint64 `json:"pages,omitempty"`
+	// Memory is a request about where the memory is, and the reply to one.
+	Memory  *memoryMessage `json:"memory,omitempty"`
+	End     *endMessage    `json:"end,omitempty"`
+	Failure *failure       `json:"failure,omitempty"`
 }
 
-// bootMessage is what the cell is to build. The files are at fixed places, from firstFile on: KVM; the
-// kernel, and the initramfs if there is one, or a branch's state and layers; the disks.
-type bootMessage struct {
-	Version   int  `json:"version"`
-	Initramfs bool `json:"initramfs,omitempty"`
-	// Branch says that the virtual machine goes on from a branch with so many Layers. Cmdline does not count.
-	Branch    bool         `json:"branch,omitempty"`
-	Layers    int          `json:"branch_layers,omitempty"`
-	Disks     int          `json:"disks,omitempty"`
-	Cmdline   string       `json:"cmdline,omitempty"`
-	VCPUs     int          `json:"vcpus"`
-	MemoryMiB int          `json:"memory_mib"`
-	Network   *networkPart `json:"network,omitempty"`
+// confineMessage is how the process is to confine itself, for a virtual machine of that size.
+type confineMessage struct {
+	Version   int `json:"version"`
+	VCPUs     int `json:"vcpus"`
+	MemoryMiB int `json:"memory_mib"`
 	// User is the user that the cell is to become; 0 if it is it already, or none is free.
 	User uint32 `json:"user,omitempty"`
 	// OwnUser says that nobody else counts as the cell's user.
@@ -105,6 +105,33 @@ type bootMessage struct {
 	// Attempt is what a test has the confined cell try.
 	Attempt string `json:"attempt,omitempty"`
 }
+
+// bootMessage is what the cell is to build. The files come with it, in this order: the kernel, and the initramfs
+// if there is one, or a branch's state and layers; the disks.
+type bootMessage struct {
+	Initramfs bool `json:"initramfs,omitempty"`
+	// Branch says that the virtual machine goes on from a branch with so many Layers. Cmdline does not count.
+	Branch  bool         `json:"branch,omitempty"`
+	Layers  int          `json:"branch_layers,omitempty"`
+	Disks   int          `json:"disks,omitempty"`
+	Cmdline string       `json:"cmdline,omitempty"`
+	Network *networkPart `json:"network,omitempty"`
+}
+
+// files is how many files come with it.
+func (b *bootMessage) files() int {
+	n := 1 + b.Disks
+	switch {
+	case b.Branch:
+		n += b.Layers
+	case b.Initramfs:
+		n++
+	}
+	return n
+}
+
+// maxBootFiles bounds the files that come with boot. The kernel takes 253 in one message (SCM_MAX_FD).
+const maxBootFiles = 1 + vmm.MaxLayers + vmm.MaxDisks
 
 // networkPart is the part of a network that the cell has.
 type networkPart struct {
@@ -139,6 +166,11 @@ func failureKinds() map[string]error {
 		"refused":   syscall.ECONNREFUSED,
 		"ended":     ErrEnded,
 		"cancelled": context.Canceled,
+		// What there is not enough of.
+		"memory":      syscall.ENOMEM,
+		"descriptors": syscall.EMFILE,
+		"space":       syscall.ENOSPC,
+		"processes":   syscall.EAGAIN,
 	}
 }
 
@@ -246,10 +278,22 @@ func (m *message) check() error {
 	if len(m.Layers) > maxLayers || len(m.Addrs) > maxAddrs || len(m.Name) > maxName || len(m.Pages) > 2*snapshot.MaxRuns {
 		return errors.New("it is too long")
 	}
+	if m.Memory != nil {
+		if err := m.Memory.check(); err != nil {
+			return err
+		}
+	}
 	missing := false
 	switch m.Kind {
+	case kindConfine:
+		missing = m.Confine == nil
 	case kindBoot:
-		missing = m.Boot == nil
+		if missing = m.Boot == nil; missing {
+			break
+		}
+		if m.Boot.Layers < 0 || m.Boot.Layers > vmm.MaxLayers || m.Boot.Disks < 0 || m.Boot.Disks > vmm.MaxDisks {
+			return fmt.Errorf("%d layers, %d disks", m.Boot.Layers, m.Boot.Disks)
+		}
 	case kindConfined:
 		for i, l := range m.Layers {
 			if len(l.Name) > 32 || len(l.Detail) > maxText {
@@ -281,6 +325,8 @@ func (m *message) check() error {
 			}
 			m.End.Reason, m.End.Detail = printable(m.End.Reason), printable(m.End.Detail)
 		}
+	case kindMemory:
+		missing = m.Memory == nil
 	case kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindReply, kindResolve, kindAnswer:
 	default:
 		return errors.New("its kind is unknown")

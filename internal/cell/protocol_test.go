@@ -18,8 +18,11 @@ import (
 
 func examples() []message {
 	return []message{
-		{Kind: kindBoot, ID: 1, Boot: &bootMessage{
-			Version: protocolVersion, Cmdline: "quiet", VCPUs: 2, MemoryMiB: 256, Disks: 1, Filter: []byte{6, 0, 0, 0, 0, 0, 0, 0},
+		{Kind: kindConfine, ID: 1, Confine: &confineMessage{
+			Version: protocolVersion, VCPUs: 2, MemoryMiB: 256, Filter: []byte{6, 0, 0, 0, 0, 0, 0, 0},
+		}},
+		{Kind: kindBoot, ID: 2, Boot: &bootMessage{
+			Cmdline: "quiet", Disks: 1,
 			Network: &networkPart{
 				Allow:     []vmm.Rule{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), FirstPort: 80, LastPort: 443, Protocol: "tcp"}, {Name: "*.example.org"}},
 				Interface: vmm.Interface{MAC: [6]byte{2, 3}},
@@ -50,7 +53,8 @@ func TestRoundTrip(t *testing.T) {
 
 func TestMalformed(t *testing.T) {
 	for _, text := range []string{
-		"", "{", "null x", `{"kind":"boot"}`, `{"kind":"surprise"}`, `{"kind":"ended"}`, `{"kind":"flow"}`, `{"kind":"reply","more":1}`,
+		"", "{", "null x", `{"kind":"boot"}`, `{"kind":"confine"}`, `{"kind":"boot","boot":{"disks":-1}}`, `{"kind":"boot","boot":{"branch":true,"branch_layers":1000}}`,
+		`{"kind":"surprise"}`, `{"kind":"ended"}`, `{"kind":"flow"}`, `{"kind":"reply","more":1}`,
 		`{"kind":"reply"}{"kind":"reply"}`, `{"kind":"reply","failure":{"text":"` + strings.Repeat("x", maxText+1) + `"}}`,
 		`{"kind":"resolve","name":"` + strings.Repeat("x", maxName+1) + `"}`, `{"kind":"flow","flow":{"protocol":"sctp","to":"192.0.2.1:80"}}`,
 		`{"kind":"reply","name":"` + strings.Repeat("x", maxMessage) + `"}`,
@@ -186,7 +190,7 @@ func TestCallsEndWithTheLink(t *testing.T) {
 	l, cell, served := hostile(t, nil)
 	result := make(chan error)
 	go func() {
-		_, err := l.call(t.Context(), message{Kind: kindPause}, nil)
+		_, err := l.call(t.Context(), message{Kind: kindPause})
 		result <- err
 	}()
 	buf := make([]byte, maxMessage)
@@ -202,7 +206,7 @@ func TestCallsEndWithTheLink(t *testing.T) {
 	if err := <-result; !errors.Is(err, errLinkClosed) {
 		t.Error(err)
 	}
-	if _, err := l.call(t.Context(), message{Kind: kindPause}, nil); !errors.Is(err, errLinkClosed) {
+	if _, err := l.call(t.Context(), message{Kind: kindPause}); !errors.Is(err, errLinkClosed) {
 		t.Error(err)
 	}
 }
@@ -251,7 +255,7 @@ func TestAbandonedDial(t *testing.T) {
 	}
 	// The link still works.
 	go func() {
-		_, err := l.call(t.Context(), message{Kind: kindPause}, nil)
+		_, err := l.call(t.Context(), message{Kind: kindPause})
 		result <- err
 	}()
 	pause := read()
@@ -286,8 +290,10 @@ func TestFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.close()
-	l, cell, _ := hostile(t, f.handle)
+	linked := make(chan struct{})
+	l, cell, _ := hostile(t, func(m message) error { <-linked; return f.handle(m) })
 	f.link = l
+	close(linked)
 	ask := func(m message) (message, int) {
 		t.Helper()
 		b, err := encode(&m)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -23,7 +24,13 @@ const (
 // server is the cell's end of the protocol.
 type server struct {
 	link *os.File // a packet socket
+	buf  []byte   // for what is read from it
 	vm   *vmm.VM
+
+	// For building it.
+	shell            *vmm.Shell
+	pages            *os.File
+	vcpus, memoryMiB int
 
 	orders  chan order // one after the other
 	streams sync.WaitGroup
@@ -35,11 +42,12 @@ type server struct {
 	next    uint64
 }
 
-// order is a request to pause, resume or branch, or for the memory that was touched.
+// order is a request to pause, resume or branch, or about the memory.
 type order struct {
-	id   uint64
-	kind kind
-	file *stream // of a branch
+	id     uint64
+	kind   kind
+	file   *stream // of a branch
+	memory *memoryMessage
 }
 
 // answer is the owner's answer to an upcall.
@@ -55,7 +63,7 @@ func newServer(fd int) (*server, error) {
 		return nil, err
 	}
 	return &server{
-		link: os.NewFile(uintptr(fd), "owner"), orders: make(chan order, maxCalls), idle: newIdle(),
+		link: os.NewFile(uintptr(fd), "owner"), buf: make([]byte, maxMessage+1), orders: make(chan order, maxCalls), idle: newIdle(),
 		dials: map[uint64]context.CancelFunc{}, upcalls: map[uint64]chan answer{},
 	}, nil
 }
@@ -66,8 +74,13 @@ func (s *server) send(m message) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.link.Write(b); err != nil {
-		return fmt.Errorf("tell the owner: %w", err)
+	err = insist(func() error {
+		_, err := s.link.Write(b)
+		return err
+	})
+	if err != nil {
+		// The owner would wait for ever for what it does not get: better that the cell ends.
+		return errors.Join(fmt.Errorf("tell the owner: %w", err), s.link.Close())
 	}
 	return nil
 }
@@ -105,36 +118,20 @@ func (s *server) serve() error {
 
 // read takes the owner's messages until it ends, which is no error.
 func (s *server) read() error {
-	raw, err := s.link.SyscallConn()
-	if err != nil {
-		return err
-	}
-	buf := make([]byte, maxMessage+1)
 	rights := make([]byte, unix.CmsgSpace(4))
 	for {
-		var n, nr int
-		var recvErr error
-		err := raw.Read(func(fd uintptr) bool {
-			n, nr, _, _, recvErr = unix.Recvmsg(int(fd), buf, rights, unix.MSG_CMSG_CLOEXEC)
-			return !errors.Is(recvErr, unix.EAGAIN)
-		})
-		switch {
-		case err != nil:
-			return err
-		case errors.Is(recvErr, unix.EINTR):
-			continue
-		case errors.Is(recvErr, unix.ECONNRESET), recvErr == nil && n == 0:
+		m, fds, err := s.receive(rights)
+		if errors.Is(err, io.EOF) {
 			return nil
-		case recvErr != nil:
-			return recvErr
 		}
-		file, err := received(rights[:nr])
 		if err != nil {
 			return err
 		}
-		m, err := decode(buf[:n])
-		if err != nil {
-			return err
+		var file *stream // none where this process has no descriptor left for it
+		if len(fds) > 0 {
+			if file, err = newStream(fds[0]); err != nil {
+				file = nil
+			}
 		}
 		if err := s.accept(m, file); err != nil {
 			return err
@@ -142,8 +139,46 @@ func (s *server) read() error {
 	}
 }
 
-// received returns the descriptor that came with a message, if one did.
-func received(rights []byte) (*stream, error) {
+// receive waits for the owner's next message and the descriptors that come with it, for which rights has room. io.EOF
+// means that the owner has ended.
+func (s *server) receive(rights []byte) (message, []int, error) {
+	raw, err := s.link.SyscallConn()
+	if err != nil {
+		return message{}, nil, err
+	}
+	var n, nr int
+	var recvErr error
+	for {
+		err := raw.Read(func(fd uintptr) bool {
+			recvErr = insist(func() (err error) {
+				n, nr, _, _, err = unix.Recvmsg(int(fd), s.buf, rights, unix.MSG_CMSG_CLOEXEC)
+				return err
+			})
+			return !errors.Is(recvErr, unix.EAGAIN)
+		})
+		if err == nil && errors.Is(recvErr, unix.EINTR) {
+			continue
+		}
+		switch {
+		case err != nil:
+			return message{}, nil, err
+		case errors.Is(recvErr, unix.ECONNRESET), recvErr == nil && n == 0:
+			return message{}, nil, io.EOF
+		case recvErr != nil:
+			return message{}, nil, recvErr
+		}
+		break
+	}
+	fds, err := received(rights[:nr])
+	if err != nil {
+		return message{}, nil, err
+	}
+	m, err := decode(s.buf[:n])
+	return m, fds, err
+}
+
+// received returns the descriptors that came with a message.
+func received(rights []byte) ([]int, error) {
 	if len(rights) == 0 {
 		return nil, nil
 	}
@@ -151,23 +186,22 @@ func received(rights []byte) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
+	var all []int
 	for _, c := range list {
 		fds, err := unix.ParseUnixRights(&c)
 		if err != nil {
 			return nil, err
 		}
-		if len(fds) == 1 {
-			return newStream(fds[0])
-		}
+		all = append(all, fds...)
 	}
-	return nil, nil
+	return all, nil
 }
 
 func (s *server) accept(m message, file *stream) error {
 	switch m.Kind {
 	case kindDial:
 		if file == nil {
-			return errors.New("dial without a socket")
+			return s.refuse(m.ID, errNoSocket)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		s.mu.Lock()
@@ -182,11 +216,13 @@ func (s *server) accept(m message, file *stream) error {
 		}
 	case kindPause, kindResume, kindTouched:
 		s.orders <- order{id: m.ID, kind: m.Kind}
+	case kindMemory:
+		s.orders <- order{id: m.ID, kind: m.Kind, memory: m.Memory}
 	case kindBranch:
 		if file == nil {
-			return errors.New("branch without a socket")
+			return s.refuse(m.ID, errNoSocket)
 		}
-		s.orders <- order{m.ID, m.Kind, file}
+		s.orders <- order{id: m.ID, kind: m.Kind, file: file}
 	case kindAnswer:
 		s.mu.Lock()
 		waiting := s.upcalls[m.ID]
@@ -205,11 +241,20 @@ func (s *server) accept(m message, file *stream) error {
 	return nil
 }
 
-// obey pauses, resumes and branches, and tells what was touched.
+// errNoSocket: the kernel drops the socket of a request where the process has no descriptor for it.
+var errNoSocket = fmt.Errorf("the cell cannot take its socket: %w", unix.EMFILE)
+
+// refuse tells the owner that a request has failed.
+func (s *server) refuse(id uint64, err error) error {
+	return s.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
+}
+
+// obey pauses, resumes and branches, and tells about the memory.
 func (s *server) obey() {
 	for o := range s.orders {
 		var err error
 		var pages []uint64
+		var memory *memoryMessage
 		switch o.kind {
 		case kindPause:
 			s.vm.Pause()
@@ -219,8 +264,10 @@ func (s *server) obey() {
 			err = errors.Join(s.branch(o.file), o.file.Close())
 		case kindTouched:
 			pages, err = s.touched()
+		case kindMemory:
+			memory, err = s.memory(o.memory)
 		}
-		_ = s.send(message{Kind: kindReply, ID: o.id, Pages: pages, Failure: fail(err)}) // without an owner the cell ends anyway
+		_ = s.send(message{Kind: kindReply, ID: o.id, Pages: pages, Memory: memory, Failure: fail(err)}) // without an owner the cell ends anyway
 	}
 }
 
@@ -238,7 +285,7 @@ func (s *server) dial(ctx context.Context, m message, host *stream) {
 		_ = host.Close()
 		return
 	}
-	splice(guest, host)
+	splice(guest, host, s.idle.busy)
 }
 
 // network is the guest's network, whose flows the owner opens.

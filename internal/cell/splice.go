@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// splice passes on in both directions until both have ended, or the owner's end has failed.
-func splice(guest net.Conn, host *stream) {
+// splice passes on in both directions until both have ended, or the owner's end has failed. It calls quiet
+// when a stream that carried much has nothing more for the moment.
+func splice(guest net.Conn, host *stream, quiet func()) {
 	defer func() { _ = guest.Close() }()
 	defer func() { _ = host.Close() }()
 	guestEnd, ok := guest.(halfCloser)
@@ -17,12 +18,12 @@ func splice(guest net.Conn, host *stream) {
 	}
 	var back sync.WaitGroup
 	back.Go(func() {
-		if _, err := relay(host, guestEnd); err != nil {
+		if _, err := relay(host, guestEnd, quiet); err != nil {
 			_ = guest.Close()
 			_ = host.Close()
 		}
 	})
-	read, err := relay(guestEnd, host)
+	read, err := relay(guestEnd, host, quiet)
 	switch {
 	case err == nil:
 	case read:
@@ -50,13 +51,14 @@ var large = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 // relay passes on what comes from one side to the other one until it ends. read tells that an error is
 // one of reading. Only plain reads and writes are used: a socket's own ways to copy need system calls
 // that a cell has not.
-func relay(to, from halfCloser) (read bool, err error) {
+func relay(to, from halfCloser, quiet func()) (read bool, err error) {
 	small := make([]byte, smallBuffer)
 	var taken *[largeBuffer]byte
 	giveBack := func() {
 		if taken != nil {
 			large.Put(taken)
 			taken = nil
+			quiet()
 		}
 	}
 	defer giveBack()

@@ -36,7 +36,7 @@ func spliced(t *testing.T) (owner, program *net.UnixConn, done <-chan struct{}) 
 	}
 	ended := make(chan struct{})
 	go func() {
-		splice(guest, host)
+		splice(guest, host, func() {})
 		close(ended)
 	}()
 	return owner, program, ended
@@ -101,7 +101,7 @@ func (s *sizes) CloseWrite() error           { return nil }
 func TestRelayBuffers(t *testing.T) {
 	const much = 1 << 20
 	from, to := &sizes{left: []int{10, much, much, 10, 10, much, 1}}, &sizes{}
-	if read, err := relay(to, from); read || err != nil {
+	if read, err := relay(to, from, func() {}); read || err != nil {
 		t.Fatal(read, err)
 	}
 	want := []int{smallBuffer, smallBuffer, largeBuffer, largeBuffer, smallBuffer, smallBuffer, largeBuffer}

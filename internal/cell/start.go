@@ -20,17 +20,15 @@ import (
 const (
 	linkFile    = 3
 	programFile = 4 // closed at once
-	firstFile   = 5
+	deviceFile  = 5 // KVM
 )
 
 // exitPatience is how long a process may live that has said that its guest has ended.
 const exitPatience = 2 * time.Second
 
-func (c *Cell) start(ctx context.Context) (err error) {
+// begin starts the process and waits until it has confined itself.
+func (c *Cell) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if c.flows, err = newFlows(c.cfg.Network); err != nil {
 		return err
 	}
 	device, err := os.OpenFile(kvm.Device, os.O_RDWR, 0)
@@ -46,20 +44,9 @@ func (c *Cell) start(ctx context.Context) (err error) {
 		return err
 	}
 	c.link = newLink(ours, c.handle)
-	if c.flows != nil {
-		c.flows.link = c.link
-	}
-	source, release, err := c.source()
-	if err != nil {
-		return errors.Join(err, theirs.Close())
-	}
-	defer release()
-	files := append([]*os.File{theirs, c.cfg.Program, device}, source...)
-	files = append(files, c.cfg.Disks...)
-
 	group, groupErr := newGroup(c.cfg.ID, c.cfg.VCPUs, c.cfg.MemoryMiB)
 	c.group = group
-	begun, err := c.begin(files)
+	begun, err := c.execute([]*os.File{theirs, c.cfg.Program, device})
 	// The process has it now. Were it still open here, its death would not end the connection.
 	_ = theirs.Close()
 	if err != nil {
@@ -70,7 +57,10 @@ func (c *Cell) start(ctx context.Context) (err error) {
 	}
 	c.confinement = append(begun, layer(LayerCgroup, group.describe(), groupErr))
 	go c.watch()
-	return c.boot(ctx)
+	if scarce(groupErr) {
+		return fmt.Errorf("make a control group: %w", groupErr)
+	}
+	return c.confine(ctx)
 }
 
 // source returns the files that the virtual machine is made of, which stay open until release.
@@ -97,16 +87,18 @@ func (c *Cell) source() (files []*os.File, release func(), err error) {
 	return files, c.cfg.From.release, nil
 }
 
-// begin starts the process, as confined as this host lets this user start one.
-func (c *Cell) begin(files []*os.File) (Confinement, error) {
+// execute starts the process, as confined as this host lets this user start one.
+func (c *Cell) execute(files []*os.File) (Confinement, error) {
 	var refused []string
+	var last error
 	for _, w := range ways(c.identity) {
 		if c.trial.way != "" && c.trial.way != w.name {
 			continue
 		}
-		p, err := begin(w.attributes, files, c.cfg.VCPUs, c.console, c.cfg.Console, c.messages)
+		p, err := begin(w.attributes, files, c.cfg.VCPUs, c.console, c.messages)
 		if err != nil {
 			refused = append(refused, fmt.Sprintf("%s: %v", w.name, err))
+			last = err
 			if !w.refusable(err) {
 				break
 			}
@@ -116,16 +108,25 @@ func (c *Cell) begin(files []*os.File) (Confinement, error) {
 		c.process = p
 		return w.layers(c.identity, refused), nil
 	}
-	return nil, errors.New(strings.Join(refused, "; "))
+	return nil, &refusedError{strings.Join(refused, "; "), last}
 }
 
-// buildPatience is how long a process may take to confine itself and to build its machine. It takes tens of
+// refusedError is why a process could not be started in any way.
+type refusedError struct {
+	text string
+	last error
+}
+
+func (e *refusedError) Error() string { return e.text }
+func (e *refusedError) Unwrap() error { return e.last }
+
+// buildPatience is how long a process may take to confine itself, and then to build its machine. Each takes
 // milliseconds, and a second or two where KVM is emulated.
 const buildPatience = time.Minute
 
-// boot tells the process what to build and waits until the guest runs.
-func (c *Cell) boot(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, buildPatience, fmt.Errorf("it has not built its machine in %v", buildPatience))
+// confine tells the process how to confine itself and waits until it has.
+func (c *Cell) confine(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildPatience, fmt.Errorf("it has not confined itself in %v", buildPatience))
 	defer cancel()
 	filter, err := filterFor(c.process.ownPID())
 	if err != nil {
@@ -134,15 +135,49 @@ func (c *Cell) boot(ctx context.Context) error {
 	if c.trial.unfiltered {
 		filter = nil
 	}
-	b := &bootMessage{
-		Version: protocolVersion, Branch: c.cfg.From != nil, Layers: c.layers, Initramfs: c.cfg.Initramfs != nil, Disks: len(c.cfg.Disks), Cmdline: c.cfg.Cmdline,
-		VCPUs: c.cfg.VCPUs, MemoryMiB: c.cfg.MemoryMiB, Network: c.flows.part(),
+	m := &confineMessage{
+		Version: protocolVersion, VCPUs: c.cfg.VCPUs, MemoryMiB: c.cfg.MemoryMiB,
 		OwnUser: c.identity != nil, Mounts: c.process.way.mounts, UserNamespace: c.process.way.users, Filter: filter, Attempt: c.trial.attempt,
 	}
 	if c.process.way.become {
-		b.User = c.identity.UID()
+		m.User = c.identity.UID()
 	}
-	_, err = c.call(ctx, message{Kind: kindBoot, Boot: b}, nil)
+	_, err = c.call(ctx, message{Kind: kindConfine, Confine: m})
+	return err
+}
+
+// boot tells the process what to build and waits until the guest runs.
+func (c *Cell) boot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildPatience, fmt.Errorf("it has not built its machine in %v", buildPatience))
+	defer cancel()
+	flows, err := newFlows(c.cfg.Network)
+	if err != nil {
+		return err
+	}
+	if flows != nil {
+		flows.link = c.link
+		c.flows.Store(flows)
+	}
+	if c.cfg.Console != nil {
+		c.console.sink.Store(&c.cfg.Console)
+	}
+	source, release, err := c.source()
+	if err != nil {
+		return err
+	}
+	defer release()
+	files := make([]fder, 0, len(source)+len(c.cfg.Disks))
+	for _, f := range source {
+		files = append(files, f)
+	}
+	for _, f := range c.cfg.Disks {
+		files = append(files, f)
+	}
+	b := &bootMessage{
+		Branch: c.cfg.From != nil, Layers: c.layers, Initramfs: c.cfg.Initramfs != nil, Disks: len(c.cfg.Disks), Cmdline: c.cfg.Cmdline,
+		Network: flows.part(),
+	}
+	_, err = c.call(ctx, message{Kind: kindBoot, Boot: b}, files...)
 	return err
 }
 
@@ -150,8 +185,8 @@ func (c *Cell) boot(ctx context.Context) error {
 func (c *Cell) handle(m message) error {
 	switch m.Kind {
 	case kindConfined:
-		// Once it has booted, others read the list.
-		if c.process.confined || !c.link.waits(bootID) {
+		// Once it is confined, others read the list.
+		if c.process.confined || !c.link.waits(confineID) {
 			return errors.New("it says again how it is confined")
 		}
 		c.process.confined = true
@@ -163,10 +198,11 @@ func (c *Cell) handle(m message) error {
 		time.AfterFunc(exitPatience, func() { _ = c.process.cmd.Process.Kill() })
 		return nil
 	case kindFlow, kindResolve, kindDenied:
-		if c.flows == nil {
+		flows := c.flows.Load()
+		if flows == nil {
 			return errors.New("it has no network, and asks for one")
 		}
-		return c.flows.handle(m)
+		return flows.handle(m)
 	}
 	return fmt.Errorf("it sends a %q message", m.Kind)
 }
@@ -179,7 +215,7 @@ func (c *Cell) watch() {
 		_ = c.process.kill()
 	}
 	<-c.process.exited
-	e := &EndError{Reason: ReasonProcess, Messages: c.messages.Lines(), Console: c.console.Lines()}
+	e := &EndError{Reason: ReasonProcess, Messages: c.messages.Lines(), Console: c.console.keep.Lines()}
 	select {
 	case <-c.closed:
 		e.Reason = ReasonClosed
