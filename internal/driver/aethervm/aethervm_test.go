@@ -1,6 +1,7 @@
 package aethervm
 
 import (
+	"context"
 	"os"
 	"strconv"
 	"testing"
@@ -13,7 +14,15 @@ import (
 
 func newDriver() (sandbox.Driver, error) { return New() }
 
-func TestMain(m *testing.M) { sandboxtest.Main(m, newDriver) }
+func TestMain(m *testing.M) {
+	if os.Getenv(churnEnv) != "" {
+		churnMain()
+	}
+	if os.Getenv(faultsEnv) != "" {
+		faultsMain()
+	}
+	sandboxtest.Main(m, newDriver)
+}
 
 // available goes on only if AetherVM can be used here.
 func available(t testing.TB) {
@@ -45,7 +54,30 @@ const quickExecs = 200
 func TestConformance(t *testing.T) {
 	available(t)
 	testenv.TempRun(t)
-	sandboxtest.Run(t, sandboxtest.Config{New: newDriver, Image: testenv.Image(t), VCPUs: vcpus(t), QuickExecs: quickExecs})
+	img := testenv.Image(t)
+	tempTemplates(t)
+	sandboxtest.Run(t, sandboxtest.Config{New: newDriver, Image: img, VCPUs: vcpus(t), QuickExecs: quickExecs,
+		Traces: func(context.Context) ([]string, error) { return templateFiles() }})
+}
+
+// templateFiles are the templates that there are, and those in the making.
+func templateFiles() ([]string, error) {
+	s, err := openTemplates()
+	if err != nil {
+		return nil, err
+	}
+	return s.entries()
+}
+
+// entries is what a store has beside its lock and names.
+func (t *templates) entries() (list []string, err error) {
+	entries, err := os.ReadDir(t.dir)
+	for _, e := range entries {
+		if e.Name() != lockName && e.Name() != namesName {
+			list = append(list, e.Name())
+		}
+	}
+	return list, err
 }
 
 func BenchmarkSandbox(b *testing.B) {

@@ -29,7 +29,11 @@ type Driver struct {
 	keeper      *keeper.Keeper[*lease.Lease]
 	guest       lazy.Value[*agentsandbox.Guest]
 	confinement lazy.Value[cell.Confinement] // as of a trial
+	tsc         lazy.Value[kvm.TSC]
 	outside     outside
+	spares      spares
+	parked      parked
+	cards       cards
 }
 
 // New returns a driver. It starts nothing yet.
@@ -80,19 +84,18 @@ func (d *Driver) launch(ctx context.Context, op string, owned *lease.Lease, spec
 		return nil, err
 	}
 	defer disk.Close()
-	net, err := newNetwork(op, spec, d.outside)
+	net, err := newNetwork(op, spec, d.outside, &d.cards)
 	if err != nil {
 		return nil, err
 	}
-	id := lease.NewID()
-	m, err := startMachine(ctx, owned, id, spec, guest, disk, net.config())
+	m, err := d.startMachine(ctx, owned, spec, guest, disk, net.config())
 	if err != nil {
 		return nil, err
 	}
 	through := spec.Outside
 	spec.Outside = nil // what is made of the spec later has none
 	s := &Sandbox{driver: d, spec: spec, machine: m, network: net, Sandbox: agentsandbox.New(agentsandbox.Config{
-		System: System, ID: id, Spec: spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
+		System: System, ID: m.id, Spec: spec, Machine: m, Keep: true, Forget: func() { d.keeper.Forget(m.id) },
 	})}
 	introduce := func(ctx context.Context, cfg agentproto.Config) error {
 		cfg.Network = net.addresses()
@@ -126,7 +129,7 @@ func (d *Driver) host(ctx context.Context, op string) (*agentsandbox.Guest, erro
 func needKVM(ctx context.Context, op string) error {
 	reality, err := kvm.Probe(ctx)
 	if err != nil {
-		return err
+		return keptError(ctx, op, err)
 	}
 	if !reality.Real() {
 		return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnavailable,
@@ -148,7 +151,8 @@ const probeTimeout = 30 * time.Second
 
 // Close is sandbox.Driver's.
 func (d *Driver) Close() error {
-	err := d.keeper.Close()
+	// In this order: what was made ahead is under the lease that the keeper releases.
+	err := errors.Join(d.parked.close(), d.spares.close(), d.keeper.Close())
 	if guest, ok := d.guest.Take(); ok {
 		err = errors.Join(err, guest.Close())
 	}

@@ -60,6 +60,11 @@ func (s *Sandbox) branch(ctx context.Context, op string) (_ *cell.Branch, err er
 		return nil, &sandbox.Error{Op: op, System: System, Sandbox: s.ID(), Err: sandbox.ErrUnsupported,
 			Detail: "the sandbox is paused, so its programs cannot be prepared", Remedy: "resume it first"}
 	}
+	release, err := reserve(s.machine.disk)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	// A request that is given up could come after the one to thaw.
 	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), freezePatience)
 	defer cancel()
@@ -70,7 +75,8 @@ func (s *Sandbox) branch(ctx context.Context, op string) (_ *cell.Branch, err er
 	// Whatever the branch has taken.
 	late, cancelLate := context.WithTimeout(context.WithoutCancel(ctx), freezePatience)
 	defer cancelLate()
-	if err := errors.Join(err, s.Client.Thaw(late, agentproto.Config{})); err != nil {
+	release()
+	if err := errors.Join(err, s.thaw(late)); err != nil {
 		if b != nil {
 			err = errors.Join(err, b.Close())
 		}
@@ -85,13 +91,16 @@ type original struct {
 	spec   sandbox.Spec
 	branch *cell.Branch
 	disk   *os.File
+	bases  *bases // files that the branch's memory is in; nil for none
+	// tscKHz is the rate of the guest's time-stamp counter, if it may be another than the host's; else 0.
+	tscKHz uint32
 	// outside is what each copy has a copy of; nil for none.
 	outside sandbox.Outside
 }
 
 // original is the sandbox at the moment of a branch of it.
 func (s *Sandbox) original(b *cell.Branch) original {
-	return original{driver: s.driver, spec: s.spec, branch: b, disk: s.machine.disk, outside: s.outside}
+	return original{driver: s.driver, spec: s.spec, branch: b, disk: s.machine.disk, bases: s.machine.bases, tscKHz: s.machine.tscKHz, outside: s.outside}
 }
 
 // copies makes n sandboxes, or none.
@@ -125,6 +134,9 @@ func (o original) copies(ctx context.Context, op string, n int) ([]sandbox.Sandb
 		})
 	}
 	tasks.Wait()
+	if len(made) > 0 {
+		o.driver.keeper.Use(func(owned *lease.Lease) { o.driver.spares.fill(owned, size{o.branch.VCPUs(), o.branch.MemoryMiB()}) })
+	}
 	if first == nil {
 		first = ctx.Err()
 	}
@@ -161,30 +173,32 @@ func (o original) start(ctx context.Context, op string, owned *lease.Lease) (*Sa
 		}
 		return err
 	}
-	net, err := newNetwork(op, spec, d.outside)
+	net, err := newNetwork(op, spec, d.outside, &d.cards)
 	if err != nil {
 		return nil, unused(err)
 	}
-	id := lease.NewID()
-	m, err := startCell(ctx, owned, id, cell.Config{From: o.branch, Disks: []*os.File{o.disk}, Network: net.config()})
+	m, err := d.startCell(ctx, owned, cell.Config{From: o.branch, Disks: []*os.File{o.disk}, Network: net.config()})
 	if err != nil {
 		return nil, unused(err)
 	}
 	spec.Outside = nil
-	m.ram = int64(o.branch.MemoryMiB()) << 20
+	m.ram, m.bases, m.tscKHz = int64(o.branch.MemoryMiB())<<20, o.bases.hold(), o.tscKHz
 	return &Sandbox{driver: d, spec: spec, machine: m, network: net, outside: through, Sandbox: agentsandbox.New(agentsandbox.Config{
-		System: System, ID: id, Spec: spec, Machine: m, Forget: func() { d.keeper.Forget(id) },
+		System: System, ID: m.id, Spec: spec, Machine: m, Keep: true, Forget: func() { d.keeper.Forget(m.id) },
 	})}, nil
 }
 
 // wake makes a copy another sandbox than its original, and lets its programs go on.
 func (s *Sandbox) wake(ctx context.Context) error {
-	return s.BringUp(ctx, s.machine.connect, func(ctx context.Context, cfg agentproto.Config) error {
-		cfg.Network = s.network.addresses()
-		_, _ = rand.Read(cfg.MachineID[:]) // never fails
-		cfg.Now = time.Now()
-		return s.Client.Thaw(ctx, cfg)
-	})
+	return s.BringUp(ctx, s.machine.connect, s.becomeCopy)
+}
+
+// becomeCopy tells the agent of a copy who it is, and lets its programs go on.
+func (s *Sandbox) becomeCopy(ctx context.Context, cfg agentproto.Config) error {
+	cfg.Network = s.network.addresses()
+	_, _ = rand.Read(cfg.MachineID[:]) // never fails
+	cfg.Now = time.Now()
+	return s.Client.Thaw(ctx, cfg)
 }
 
 func closeSandboxes(list []sandbox.Sandbox) error {

@@ -5,10 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
-	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,64 +12,6 @@ import (
 	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
 )
-
-// forks is how many copies are made at once: AETHER_TEST_FORKS, or a few.
-func forks(t testing.TB) int {
-	t.Helper()
-	text := os.Getenv("AETHER_TEST_FORKS")
-	if text == "" {
-		return 8
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("AETHER_TEST_FORKS is %q", text)
-	}
-	return n
-}
-
-// Many copies of one sandbox, all of which answer and are others than the rest.
-func TestForkMany(t *testing.T) {
-	d := open(t)
-	original := create(t, d)
-	sh(t, original, "echo before >/root/word")
-	n := forks(t)
-	begin := time.Now()
-	list, err := original.Fork(bounded(t), n)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d copies after %v", n, time.Since(begin))
-	const who = "echo $(cat /root/word) $(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n') $(cat /proc/sys/kernel/random/boot_id) $(hostname)"
-	answers := make([]string, n)
-	begin = time.Now()
-	var tasks sync.WaitGroup
-	for i, c := range list {
-		tasks.Go(func() { answers[i] = sh(t, c, who) })
-	}
-	tasks.Wait()
-	t.Logf("all have run a program after %v", time.Since(begin))
-	seen := map[string]bool{}
-	for _, a := range answers {
-		parts := strings.Fields(a)
-		if len(parts) != 4 || parts[0] != "before" {
-			t.Fatalf("a copy says %q", a)
-		}
-		for _, p := range parts[1:] {
-			if seen[p] {
-				t.Errorf("%s occurs twice", p)
-			}
-			seen[p] = true
-		}
-	}
-	begin = time.Now()
-	if err := closeSandboxes(list); err != nil {
-		t.Error(err)
-	}
-	t.Logf("closed after %v", time.Since(begin))
-	if got := sh(t, original, "cat /root/word"); got != "before" {
-		t.Errorf("the original: %q", got)
-	}
-}
 
 // A fork that is given up leaves no copy behind, and the original as it was.
 func TestForkCancelled(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,10 +38,15 @@ func cellsOf(leaseID string) string { return "aether-" + leaseID + "-" }
 
 // machine is a cell. It implements agentsandbox.Machine and Channel.
 type machine struct {
+	id   string // the sandbox's
 	dir  string // its mark in the lease
 	cell *cell.Cell
 	ram  int64    // bytes
 	disk *os.File // for its copies
+	// bases are the files that its memory is mapped from; a share of them is its own. It may be nil, for none.
+	bases *bases
+	// tscKHz is as in original.
+	tscKHz uint32
 
 	closing sync.Once
 	err     error
@@ -48,9 +54,9 @@ type machine struct {
 
 // startMachine starts a cell. The guest is booting when it returns. When ctx ends, what was begun is
 // undone.
-func startMachine(ctx context.Context, owned *lease.Lease, id string, spec sandbox.Spec, guest *agentsandbox.Guest, disk *os.File, network *vmm.Network) (*machine, error) {
+func (d *Driver) startMachine(ctx context.Context, owned *lease.Lease, spec sandbox.Spec, guest *agentsandbox.Guest, disk *os.File, network *vmm.Network) (*machine, error) {
 	ram := ramMiB(spec.MemoryMiB)
-	m, err := startCell(ctx, owned, id, cell.Config{
+	m, err := d.startCell(ctx, owned, cell.Config{
 		Kernel: guest.Image, Initramfs: guest.Initrd, Disks: []*os.File{disk},
 		Cmdline: agentsandbox.Cmdline(nil, agentproto.InitVsock),
 		VCPUs:   spec.VCPUs, MemoryMiB: ram, Network: network,
@@ -62,14 +68,41 @@ func startMachine(ctx context.Context, owned *lease.Lease, id string, spec sandb
 	return m, nil
 }
 
-// startCell starts a cell with one disk, of which it keeps a descriptor of its own. It fills in what all cells
-// have.
-func startCell(ctx context.Context, owned *lease.Lease, id string, cfg cell.Config) (_ *machine, err error) {
-	cfg.ID = cellsOf(owned.ID) + id
+// startCell starts a cell with one disk, of which it keeps a descriptor of its own, under a new ID. It fills in what all
+// cells have. A spare cell is used if there is one of that size.
+func (d *Driver) startCell(ctx context.Context, owned *lease.Lease, cfg cell.Config) (_ *machine, err error) {
+	of := size{cfg.VCPUs, cfg.MemoryMiB}
+	if cfg.From != nil {
+		of = size{cfg.From.VCPUs(), cfg.From.MemoryMiB()}
+	}
+	if spare := d.spares.take(of); spare != nil {
+		m, err := newMachine(ctx, owned, strings.TrimPrefix(spare.ID(), cellsOf(owned.ID)), cfg, spare.Start)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, cell.ErrEnded) {
+			return m, errors.Join(err, closeUnless(err == nil, spare))
+		}
+		// Somebody has ended it at this very moment.
+		_ = spare.Close()
+	}
 	if cfg.Program, err = openProgram(); err != nil {
 		return nil, err
 	}
-	m := &machine{dir: filepath.Join(owned.Dir, id)}
+	id := lease.NewID()
+	cfg.ID = cellsOf(owned.ID) + id
+	return newMachine(ctx, owned, id, cfg, cell.Start)
+}
+
+// closeUnless closes a spare that has not become a machine. After a failed start that has been done already.
+func closeUnless(used bool, spare *cell.Spare) error {
+	if used {
+		return nil
+	}
+	return spare.Close()
+}
+
+// newMachine starts a cell, by start, and marks it in the lease.
+func newMachine(ctx context.Context, owned *lease.Lease, id string, cfg cell.Config, start func(context.Context, cell.Config) (*cell.Cell, error)) (*machine, error) {
+	m := &machine{id: id, dir: filepath.Join(owned.Dir, id)}
+	var err error
 	if m.disk, err = duplicate(cfg.Disks[0]); err != nil {
 		return nil, err
 	}
@@ -77,7 +110,7 @@ func startCell(ctx context.Context, owned *lease.Lease, id string, cfg cell.Conf
 	if err := os.Mkdir(m.dir, 0o700); err != nil {
 		return nil, errors.Join(err, m.disk.Close())
 	}
-	if m.cell, err = cell.Start(ctx, cfg); err != nil {
+	if m.cell, err = start(ctx, cfg); err != nil {
 		return nil, errors.Join(err, m.disk.Close(), os.Remove(m.dir))
 	}
 	return m, nil
@@ -144,7 +177,7 @@ func (m *machine) Close() error {
 		if m.err = m.cell.Close(); m.err == nil {
 			m.err = os.Remove(m.dir) // else it is left to Sweep
 		}
-		m.err = errors.Join(m.err, m.disk.Close())
+		m.err = errors.Join(m.err, m.disk.Close(), m.bases.release())
 	})
 	return m.err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/aethervm/aether/internal/agentproto"
@@ -30,7 +31,7 @@ type outside struct {
 }
 
 // newNetwork returns the network of a sandbox, nil for none. The error is one of the contract.
-func newNetwork(op string, spec sandbox.Spec, out outside) (*network, error) {
+func newNetwork(op string, spec sandbox.Spec, out outside, all *cards) (*network, error) {
 	rules, err := spec.EgressRules()
 	if err != nil || len(rules) == 0 {
 		return nil, err
@@ -45,7 +46,7 @@ func newNetwork(op string, spec sandbox.Spec, out outside) (*network, error) {
 		}
 	}
 	var ok bool
-	if n.card, ok = newCard(n.rules); !ok {
+	if n.card, ok = all.next(n.rules); !ok {
 		return nil, &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnsupported,
 			Detail: "the rules name all of " + cardRange.String() + ", in which guests have their addresses",
 			Remedy: "name a smaller part of that network"}
@@ -58,18 +59,36 @@ func newNetwork(op string, spec sandbox.Spec, out outside) (*network, error) {
 // them, and ends at this host, so that it does not matter if two guests have the same.
 var cardRange = netip.MustParsePrefix("198.18.0.0/15")
 
-const cardBits = 30
+const (
+	cardBits = 30
+	// cardCount is how many networks there are.
+	cardCount = 1 << (cardBits - 15)
+)
 
-// newCard chooses the addresses of a network card, none of which a rule names.
-func newCard(rules []vmm.Rule) (vmm.Interface, bool) {
-	for range 1000 {
-		var random [8]byte
-		_, _ = rand.Read(random[:]) // never fails
-		base := binary.BigEndian.Uint32(cardRange.Addr().AsSlice())
-		base += binary.BigEndian.Uint32(random[:]) % (1 << (cardBits - cardRange.Bits())) << (32 - cardBits)
+// cards chooses the addresses of a driver's network cards: it goes through all networks of the range, from a random one on
+// and by random steps, so that of one driver's sandboxes no two have the same until all have been used. The zero value is
+// ready. It may be used concurrently.
+type cards struct {
+	mu       sync.Mutex
+	at, step uint32 // step is odd, once it is chosen: only then the way leads through all
+}
+
+// next chooses the addresses of a network card, none of which a rule names.
+func (c *cards) next(rules []vmm.Rule) (vmm.Interface, bool) {
+	var random [10]byte
+	_, _ = rand.Read(random[:]) // never fails
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.step == 0 {
+		c.at, c.step = binary.BigEndian.Uint32(random[2:]), binary.BigEndian.Uint32(random[6:])|1
+	}
+	first := binary.BigEndian.Uint32(cardRange.Addr().AsSlice())
+	for range cardCount {
+		c.at = (c.at + c.step) % cardCount
+		base := first + c.at<<(32-cardBits)
 		if !named(rules, at(base)) {
 			// Locally administered.
-			mac := [6]byte{2, 0xae, random[4], random[5], random[6], random[7]}
+			mac := [6]byte{2, 0xae, random[0], random[1], byte(c.at >> 8), byte(c.at)}
 			return vmm.Interface{Address: at(base + 2), Gateway: at(base + 1).Addr(), MAC: mac}, true
 		}
 	}

@@ -22,11 +22,11 @@ import (
 )
 
 func TestNetworkOfSpec(t *testing.T) {
-	n, err := newNetwork("create", sandbox.Spec{}, outside{})
+	n, err := newNetwork("create", sandbox.Spec{}, outside{}, &cards{})
 	if n != nil || err != nil || n.config() != nil || n.addresses().Address.IsValid() {
 		t.Errorf("without a network: %+v, %v", n, err)
 	}
-	n, err = newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound}, outside{})
+	n, err = newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound}, outside{}, &cards{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestNetworkOfSpec(t *testing.T) {
 	if want := []vmm.Rule{{Name: "*"}, {Prefix: everything}}; !slices.Equal(n.config().Allow, want) {
 		t.Errorf("without rules: %+v", n.config().Allow)
 	}
-	n, err = newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound, Egress: []string{"tcp://*:443", "pypi.org", "10.1.2.0/24:1-2"}}, outside{})
+	n, err = newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound, Egress: []string{"tcp://*:443", "pypi.org", "10.1.2.0/24:1-2"}}, outside{}, &cards{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,26 +46,28 @@ func TestNetworkOfSpec(t *testing.T) {
 	}; !slices.Equal(n.config().Allow, want) {
 		t.Errorf("with rules: %+v", n.config().Allow)
 	}
-	_, err = newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound, Egress: []string{cardRange.String()}}, outside{})
+	_, err = newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound, Egress: []string{cardRange.String()}}, outside{}, &cards{})
 	if e, ok := errors.AsType[*sandbox.Error](err); !ok || !errors.Is(err, sandbox.ErrUnsupported) || e.Remedy == "" {
 		t.Errorf("no addresses left for the guest: %v", err)
 	}
 }
 
-// A guest's own network is none that it may want to reach.
+// A guest's own network is none that it may want to reach, and no other sandbox of the driver has it.
 func TestCards(t *testing.T) {
 	rules := []vmm.Rule{{Prefix: netip.MustParsePrefix("198.18.0.0/16")}, {Prefix: netip.MustParsePrefix("0.0.0.0/0")}}
-	macs := map[[6]byte]bool{}
-	for range 100 {
-		card, ok := newCard(rules)
+	var all cards
+	macs, addresses := map[[6]byte]bool{}, map[netip.Prefix]bool{}
+	const n = cardCount / 2 // what the rules leave
+	for range n {
+		card, ok := all.next(rules)
 		if !ok || !cardRange.Overlaps(card.Address) || rules[0].Prefix.Overlaps(card.Address) || card.Address.Bits() != 30 ||
 			!card.Address.Contains(card.Gateway) || card.Gateway == card.Address.Addr() || card.MAC[0]&3 != 2 {
 			t.Fatalf("%+v", card)
 		}
-		macs[card.MAC] = true
+		macs[card.MAC], addresses[card.Address] = true, true
 	}
-	if len(macs) != 100 {
-		t.Errorf("%d hardware addresses of 100 cards", len(macs))
+	if len(macs) != n || len(addresses) != n {
+		t.Errorf("%d cards have %d hardware addresses and %d others", n, len(macs), len(addresses))
 	}
 }
 

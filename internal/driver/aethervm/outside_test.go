@@ -19,7 +19,7 @@ import (
 
 // The network of a sandbox whose flows are opened for it keeps it from the host all the same.
 func TestOutsideKeepsFromHost(t *testing.T) {
-	n, err := newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound, Outside: &inject.Injector{}}, outside{})
+	n, err := newNetwork("create", sandbox.Spec{Network: sandbox.NetworkOutbound, Outside: &inject.Injector{}}, outside{}, &cards{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,9 +56,11 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 		if s.paused {
 			return nil
 		}
+		s.Client.Drop() // who asks for something meanwhile is to wait outside, and may give up there
 		if err := s.machine.cell.Pause(ctx); err != nil {
 			return err
 		}
+		s.Client.Drop() // that of an operation that has ended meanwhile
 		s.paused = true
 		return nil
 	})

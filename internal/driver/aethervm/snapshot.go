@@ -24,7 +24,7 @@ func (s *Sandbox) Snapshot(ctx context.Context, dir string) (snap sandbox.Snapsh
 		if err != nil {
 			return err
 		}
-		k, err := s.original(b).keep(ctx, dir, false)
+		k, err := s.original(b).keep(ctx, dir, false, nil)
 		if err = errors.Join(err, b.Close()); err != nil {
 			return errors.Join(err, removeKept(dir))
 		}
@@ -96,9 +96,16 @@ func checkRef(op, dir string) error {
 
 // removeKept removes the files of a machine from a directory. One that is gone is no error.
 func removeKept(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	var errs []error
-	for _, name := range []string{machineName, stampName} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, e := range entries {
+		if !isKept(e.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

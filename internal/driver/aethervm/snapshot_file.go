@@ -32,28 +32,37 @@ type kept struct {
 }
 
 // keep writes a machine to a directory. With rehearse it finds out first what a copy uses of the memory, with a copy.
-// On error the caller removes what is there.
-func (o original) keep(ctx context.Context, dir string, rehearse bool) (k kept, err error) {
+// tell, which may be nil, is told how far it is. On error the caller removes what is there.
+func (o original) keep(ctx context.Context, dir string, rehearse bool, tell teller) (k kept, err error) {
 	path := filepath.Join(dir, machineName)
 	w, err := snapshot.Create(path)
 	if err != nil {
 		return k, err
 	}
 	defer func() { err = errors.Join(err, w.Abort()) }()
-	state, err := o.branch.Save(ctx, w)
+	tell.stage(sandbox.TemplateWrite)
+	w.Progress = tell.bytes(sandbox.TemplateWrite)
+	about, err := o.about(ctx)
 	if err != nil {
 		return k, err
 	}
-	about, err := o.about()
+	leansOn, sums, err := o.linkBases(dir)
+	if err != nil {
+		return k, err
+	}
+	about.Bases = sums
+	state, err := o.branch.Save(ctx, w, leansOn...)
 	if err != nil {
 		return k, err
 	}
 	var prefetch []snapshot.Run
 	if rehearse {
+		tell.stage(sandbox.TemplateTrial)
 		if prefetch, err = o.rehearse(ctx, w.File().Name(), about, state); err != nil {
 			return k, fmt.Errorf("rehearse a copy: %w", err)
 		}
 	}
+	tell.stage(sandbox.TemplateFinish)
 	digest, err := w.Finish(about, state, prefetch)
 	if err != nil {
 		return k, err
@@ -67,11 +76,11 @@ func (o original) keep(ctx context.Context, dir string, rehearse bool) (k kept, 
 	if err != nil {
 		return k, err
 	}
-	return kept{digest: s.Digest, bytes: s.allocated}, s.write(dir)
+	return kept{digest: s.Digest, bytes: s.allocated}, s.write(dir, stampName)
 }
 
 // about is what the machine is and needs.
-func (o original) about() (a snapshot.About, err error) {
+func (o original) about(ctx context.Context) (a snapshot.About, err error) {
 	a = snapshot.About{
 		Program: program(), StateVersion: vmm.StateVersion, AgentVersion: agentproto.Version,
 		VCPUs: uint32(o.spec.VCPUs), MemoryMiB: uint32(o.branch.MemoryMiB()), Network: o.spec.Network == sandbox.NetworkOutbound,
@@ -82,6 +91,11 @@ func (o original) about() (a snapshot.About, err error) {
 	}
 	a.Disks = []snapshot.Disk{disk}
 	a.CPU, err = hostCPU()
+	if a.CPU.TSCKHz = o.tscKHz; err == nil && o.tscKHz == 0 {
+		var tsc kvm.TSC
+		tsc, err = o.driver.tsc.Get(ctx, hostTSC)
+		a.CPU.TSCKHz = tsc.KHz
+	}
 	return a, err
 }
 
@@ -126,6 +140,16 @@ func hostCPU() (snapshot.CPU, error) {
 	return cpu, nil
 }
 
+// hostTSC is the time-stamp counter of this host.
+func hostTSC(context.Context) (t kvm.TSC, err error) {
+	system, err := kvm.Open()
+	if err != nil {
+		return t, err
+	}
+	t, err = system.TSC()
+	return t, errors.Join(err, system.Close())
+}
+
 // open makes an original of a machine on disk, once it has made sure that it is whole and fits. It closes the file, which is
 // in dir; the caller closes what it gets. What takes long, to read the memory, comes last.
 func (d *Driver) open(ctx context.Context, dir string, f *snapshot.File, spec sandbox.Spec) (_ openOriginal, err error) {
@@ -137,10 +161,22 @@ func (d *Driver) open(ctx context.Context, dir string, f *snapshot.File, spec sa
 	if err := f.Fits(vmm.StateVersion, agentproto.Version, here); err != nil {
 		return openOriginal{}, err
 	}
+	tsc, err := d.tsc.Get(ctx, hostTSC)
+	if err != nil {
+		return openOriginal{}, err
+	}
+	if err := tsc.Runs(f.About.CPU.TSCKHz); err != nil {
+		return openOriginal{}, err
+	}
 	if err := matches(f.About, spec); err != nil {
 		return openOriginal{}, err
 	}
-	state, err := vmm.SavedState(f, uint64(f.About.MemoryMiB)<<20)
+	leansOn, err := openBases(dir, f)
+	if err != nil {
+		return openOriginal{}, err
+	}
+	defer func() { err = errors.Join(err, closeFiles(leansOn)) }()
+	state, err := vmm.SavedState(f, uint64(f.About.MemoryMiB)<<20, leansOn...)
 	if err != nil {
 		return openOriginal{}, err
 	}
@@ -148,12 +184,24 @@ func (d *Driver) open(ctx context.Context, dir string, f *snapshot.File, spec sa
 	if err != nil {
 		return openOriginal{}, err
 	}
-	o := openOriginal{original{driver: d, spec: spec, disk: disk}}
+	o := openOriginal{original{driver: d, spec: spec, disk: disk, tscKHz: f.About.CPU.TSCKHz}}
 	if err = matchesDisk(f.About, disk); err == nil {
-		err = verifyOnce(ctx, dir, f)
+		err = verifyOnce(ctx, dir, stampName, f)
+	}
+	for _, b := range leansOn {
+		if err == nil {
+			err = verifyOnce(ctx, dir, stampNameOf(baseName(b.Sum())), b)
+		}
 	}
 	if err == nil {
-		o.branch, err = cell.OpenSaved(saved(f.About, state, f.File()))
+		o.bases, err = newBases(append([]*snapshot.File{f}, leansOn...)...)
+	}
+	if err == nil {
+		s := saved(f.About, state, f.File())
+		s.Bases = filesOf(o.bases.all())[1:]
+		if o.branch, err = cell.OpenSaved(s); err != nil {
+			err = errors.Join(err, o.bases.release())
+		}
 	}
 	if err != nil {
 		return openOriginal{}, errors.Join(err, disk.Close())
@@ -161,6 +209,7 @@ func (d *Driver) open(ctx context.Context, dir string, f *snapshot.File, spec sa
 	return o, nil
 }
 
+// saved is a machine on disk that leans on no other.
 func saved(a snapshot.About, state []byte, memory *os.File) cell.Saved {
 	return cell.Saved{
 		VCPUs: int(a.VCPUs), MemoryMiB: int(a.MemoryMiB), Disks: len(a.Disks), Network: a.Network, State: state, Memory: memory,
@@ -199,10 +248,12 @@ func matchesDisk(a snapshot.About, f *os.File) error {
 // errOtherDisk: the image is there, but its disk was made anew.
 var errOtherDisk = errors.New("the disk of its image is not the one that it has used")
 
-// openOriginal is one that owns its branch and disk.
+// openOriginal is one that owns its branch, its disk and a share of its bases.
 type openOriginal struct{ original }
 
-func (o openOriginal) close() error { return errors.Join(o.branch.Close(), o.disk.Close()) }
+func (o openOriginal) close() error {
+	return errors.Join(o.branch.Close(), o.disk.Close(), o.bases.release())
+}
 
 // keptError makes an error of the contract of one about a machine on disk.
 func keptError(ctx context.Context, op string, err error) error {
@@ -215,7 +266,7 @@ func keptError(ctx context.Context, op string, err error) error {
 	}
 	e := &sandbox.Error{Op: op, System: System, Detail: err.Error()}
 	switch {
-	case errors.Is(err, snapshot.ErrVersion), errors.Is(err, snapshot.ErrCPU):
+	case errors.Is(err, snapshot.ErrVersion), errors.Is(err, snapshot.ErrCPU), errors.Is(err, kvm.ErrTSCRate):
 		e.Err, e.Remedy = sandbox.ErrUnsupported, "take it again, with this program on this host"
 	case errors.Is(err, errOtherDisk):
 		e.Err, e.Remedy = sandbox.ErrUnsupported, "take it again: the image was built anew since"

@@ -69,18 +69,18 @@ func TestVerifyOnce(t *testing.T) {
 	dir := t.TempDir()
 	digest := machineFile(t, dir, "x")
 	f := opened(t, dir)
-	if err := verifyOnce(t.Context(), dir, f); err != nil {
+	if err := verifyOnce(t.Context(), dir, stampName, f); err != nil {
 		t.Fatal(err)
 	}
-	known := readStamp(dir)
+	known := readStamp(dir, stampName)
 	if known == (stamp{}) || known.Digest != digest {
 		t.Errorf("known: %+v", known)
 	}
 	damage(t, dir)
-	if err := verifyOnce(t.Context(), dir, f); !errors.Is(err, snapshot.ErrChecksum) {
+	if err := verifyOnce(t.Context(), dir, stampName, f); !errors.Is(err, snapshot.ErrChecksum) {
 		t.Errorf("a file that was written to: %v", err)
 	}
-	if after := readStamp(dir); after != known {
+	if after := readStamp(dir, stampName); after != known {
 		t.Errorf("it is known to be whole: %+v", after)
 	}
 	// Damage that was there when it was found whole is not looked for.
@@ -88,10 +88,10 @@ func TestVerifyOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.write(dir); err != nil {
+	if err := s.write(dir, stampName); err != nil {
 		t.Fatal(err)
 	}
-	if err := verifyOnce(t.Context(), dir, f); err != nil {
+	if err := verifyOnce(t.Context(), dir, stampName, f); err != nil {
 		t.Errorf("it is read again: %v", err)
 	}
 	if left := names(t, dir); left != "machine machine.stamp" {
@@ -137,7 +137,7 @@ func TestHostileStamp(t *testing.T) {
 				t.Fatal(err)
 			}
 			done := make(chan error, 1)
-			go func() { done <- verifyOnce(t.Context(), dir, f) }()
+			go func() { done <- verifyOnce(t.Context(), dir, stampName, f) }()
 			select {
 			case err := <-done:
 				if err != nil {
@@ -149,7 +149,7 @@ func TestHostileStamp(t *testing.T) {
 			if b, err := os.ReadFile(victim); err != nil || string(b) != "untouched" {
 				t.Errorf("the victim: %q, %v", b, err)
 			}
-			if got := readStamp(dir); (got == stamp{}) != (name == "directory") {
+			if got := readStamp(dir, stampName); (got == stamp{}) != (name == "directory") {
 				t.Errorf("the stamp: %+v", got)
 			}
 			if left := names(t, dir); left != "machine machine.stamp" {

@@ -137,8 +137,8 @@ func TestSnapshot(t *testing.T) {
 	f := opened(t, dir)
 	if s, err := stampOf(f.File(), f.Digest()); err != nil || snap.Bytes != s.allocated {
 		t.Errorf("%d bytes, %+v, %v", snap.Bytes, s, err)
-	} else if s.allocated = 0; readStamp(dir) != s {
-		t.Errorf("it is not known to be whole: %+v, %+v", readStamp(dir), s)
+	} else if s.allocated = 0; readStamp(dir, stampName) != s {
+		t.Errorf("it is not known to be whole: %+v, %+v", readStamp(dir, stampName), s)
 	}
 	alive(t, original)
 	diskFull(t, original)

@@ -44,11 +44,14 @@ func (d *Driver) createTemplate(ctx context.Context, op string, spec sandbox.Tem
 	if t, err = d.fillTemplate(ctx, op, spec, place.dir); err != nil {
 		return t, err
 	}
+	d.parked.forget() // it may replace the one that they are of
 	return t, place.publish(t)
 }
 
 // fillTemplate makes a sandbox what a template is to be, writes that to a directory, and closes the sandbox.
 func (d *Driver) fillTemplate(ctx context.Context, op string, spec sandbox.TemplateSpec, dir string) (t sandbox.Template, err error) {
+	tell := teller(spec.Progress)
+	tell.stage(sandbox.TemplateBoot)
 	made, err := d.Create(ctx, spec.Spec)
 	if err != nil {
 		return t, err
@@ -59,12 +62,14 @@ func (d *Driver) fillTemplate(ctx context.Context, op string, spec sandbox.Templ
 		return t, errors.New("it is no sandbox of this driver") // the keeper returns what it was given
 	}
 	t = sandbox.Template{System: System, Name: spec.Name, Created: time.Now().UTC(), Spec: s.spec}
-	for _, cmd := range spec.WarmUp {
+	for i, cmd := range spec.WarmUp {
+		tell.tell(sandbox.TemplateProgress{Stage: sandbox.TemplateWarmUp, Program: i})
 		t.WarmUp = append(t.WarmUp, cmd.Args)
 		if err := warmUp(ctx, s, cmd); err != nil {
 			return t, err
 		}
 	}
+	tell.stage(sandbox.TemplateFreeze)
 	b, err := s.branch(ctx, op)
 	if err != nil {
 		return t, err
@@ -72,10 +77,31 @@ func (d *Driver) fillTemplate(ctx context.Context, op string, spec sandbox.Templ
 	// It has done its part, and would take processor time from the copy that is made for trial.
 	var k kept
 	if err = s.Pause(ctx); err == nil {
-		k, err = s.original(b).keep(ctx, dir, true)
+		k, err = s.original(b).keep(ctx, dir, true, tell)
 	}
 	t.Digest, t.Bytes = k.digest, k.bytes
 	return t, errors.Join(err, b.Close())
+}
+
+// teller is told how far the making of a template is; it may be nil.
+type teller func(sandbox.TemplateProgress)
+
+func (t teller) tell(p sandbox.TemplateProgress) {
+	if t != nil {
+		t(p)
+	}
+}
+
+func (t teller) stage(s sandbox.TemplateStage) { t.tell(sandbox.TemplateProgress{Stage: s}) }
+
+// bytes is what a writer tells of a stage; nil for nobody.
+func (t teller) bytes(s sandbox.TemplateStage) func(done, total uint64) {
+	if t == nil {
+		return nil
+	}
+	return func(done, total uint64) {
+		t(sandbox.TemplateProgress{Stage: s, Done: int64(done), Total: int64(total)})
+	}
 }
 
 // warmUp runs a program that makes a sandbox what a template is to be.
@@ -106,7 +132,7 @@ func both(w io.Writer, t *tail.Tail) io.Writer {
 func (d *Driver) Templates(ctx context.Context) ([]sandbox.Template, error) {
 	store, err := openTemplates()
 	if err != nil {
-		return nil, err
+		return nil, keptError(ctx, "list templates", err)
 	}
 	list, err := store.list()
 	if err != nil {
@@ -127,7 +153,7 @@ func (d *Driver) ForkTemplate(ctx context.Context, name string, n int) ([]sandbo
 	}
 	store, err := openTemplates()
 	if err != nil {
-		return nil, err
+		return nil, keptError(ctx, op, err)
 	}
 	t, dir, f, err := store.open(op, name)
 	if err != nil {
@@ -136,11 +162,17 @@ func (d *Driver) ForkTemplate(ctx context.Context, name string, n int) ([]sandbo
 	if err := needKVM(ctx, op); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	list := d.parkedCopies(ctx, op, t.Digest, n)
+	d.parked.want(t.Digest, func(ctx context.Context) { d.fillParked(ctx, name, t.Digest) })
+	if len(list) == n {
+		return list, f.Close()
+	}
 	o, err := d.open(ctx, dir, f, t.Spec)
 	if err != nil {
-		return nil, keptError(ctx, op, err)
+		return nil, keptError(ctx, op, errors.Join(err, closeSandboxes(list)))
 	}
-	list, err := o.copies(ctx, op, n)
+	more, err := o.copies(ctx, op, n-len(list))
+	list = append(list, more...)
 	if err = errors.Join(err, o.close()); err != nil {
 		return nil, keptError(ctx, op, errors.Join(err, closeSandboxes(list)))
 	}
@@ -155,11 +187,12 @@ func (d *Driver) RemoveTemplate(ctx context.Context, name string) error {
 	}
 	store, err := openTemplates()
 	if err != nil {
-		return err
+		return keptError(ctx, op, err)
 	}
 	if err := store.remove(op, name); err != nil {
 		return keptError(ctx, op, err)
 	}
+	d.parked.forget()
 	return nil
 }
 

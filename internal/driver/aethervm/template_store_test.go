@@ -115,7 +115,7 @@ func TestTemplateReplaced(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				err = verifyOnce(t.Context(), dir, f)
+				err = verifyOnce(t.Context(), dir, stampName, f)
 				if err := errors.Join(err, f.Close()); err != nil {
 					t.Error(err)
 				}

@@ -118,14 +118,9 @@ func TestTemplate(t *testing.T) {
 // inStore is what a store has beside its lock and names.
 func inStore(t *testing.T, s *templates) (list []string) {
 	t.Helper()
-	entries, err := os.ReadDir(s.dir)
+	list, err := s.entries()
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if e.Name() != lockName && e.Name() != namesName {
-			list = append(list, e.Name())
-		}
 	}
 	return list
 }
