@@ -27,6 +27,7 @@ type process struct {
 	command string
 	out     *output
 	stdin   *feed
+	screen  *screen // nil without a terminal
 	started time.Time
 	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed when it has ended
@@ -77,6 +78,9 @@ func (s *Session) startProcess(ctx context.Context, op string, b *box, req RunRe
 		id: newID(prefixProcess), b: b, command: clip(req.command(), 256), stdin: newFeed(req.Input),
 		started: time.Now(), cancel: cancel, done: make(chan struct{}),
 	}
+	if req.Terminal != nil {
+		p.screen = newScreen(req.Terminal.sandbox().Size)
+	}
 	p.out = newOutput(p.id, s.r.limits.OutputKept)
 	s.mu.Lock()
 	if s.closed != nil {
@@ -101,6 +105,9 @@ func (p *process) run(u *use, req RunRequest) {
 	b, s := p.b, p.b.s
 	cmd := req.cmd()
 	cmd.Env = append(slices.Clone(cmd.Env), processEnv+"="+p.id)
+	if p.screen != nil {
+		cmd.Terminal.Resize = p.screen.changes
+	}
 	cmd.Stdin = p.stdin
 	cmd.Stdout, cmd.Stderr = &processWriter{p, p.out.stdout}, &processWriter{p, p.out.stderr}
 	exit, err := u.sb.Exec(u.ctx, cmd)
@@ -194,6 +201,10 @@ func (p *process) info() ProcessInfo {
 	i := ProcessInfo{
 		ID: p.id, Sandbox: p.b.id, Command: p.command, Running: p.ended.IsZero(), Started: p.started.UTC(),
 		StdoutBytes: p.out.stdout.size(), StderrBytes: p.out.stderr.size(), Error: p.err,
+	}
+	if p.screen != nil {
+		size := p.screen.now()
+		i.Terminal = &size
 	}
 	end := p.ended
 	if i.Running {
@@ -343,6 +354,8 @@ type feed struct {
 	more   chan struct{} // closed when something arrives; nil if nobody waits
 }
 
+var errFeedClosed = errors.New("its standard input is closed")
+
 func newFeed(first string) *feed { return &feed{data: []byte(first)} }
 
 func (f *feed) add(data string, last bool) error {
@@ -352,7 +365,7 @@ func (f *feed) add(data string, last bool) error {
 	case f.closed && data == "":
 		return nil
 	case f.closed:
-		return errors.New("its standard input is closed")
+		return errFeedClosed
 	case len(f.data)+len(data) > maxStdin:
 		return fmt.Errorf("it has not read %d bytes yet, and at most %d are kept for it", len(f.data), maxStdin)
 	}

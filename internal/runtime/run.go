@@ -20,6 +20,9 @@ func (s *Session) Run(ctx context.Context, req RunRequest) (res RunResult, err e
 	ctx, c, err := s.call(ctx, "run", req.Sandbox, CanExec)
 	defer c.end(&err)
 	c.note("command", req.command())
+	if req.Terminal != nil {
+		c.note("terminal", req.Terminal.sandbox().Size.String())
+	}
 	if err != nil {
 		return res, err
 	}
@@ -40,6 +43,8 @@ func (req *RunRequest) check(op string) error {
 		return refuse(CodeInvalid, op, "give shell, a command line, or args, a program and its arguments", "there is no command, or there are two")
 	case req.Stdin != nil && req.Input != "":
 		return refuse(CodeInvalid, op, "give one of them", "there are two standard inputs")
+	case req.Background && req.Terminal != nil && req.Terminal.Resize != nil:
+		return refuse(CodeInvalid, op, "use Resize", "the terminal of a background process is not resized by the caller")
 	case req.Background && (req.Stdin != nil || req.Stdout != nil || req.Stderr != nil || req.Progress != nil):
 		return refuse(CodeInvalid, op, "use Poll and WriteStdin", "a background process has no streams of its own")
 	}
@@ -51,7 +56,7 @@ func (req *RunRequest) cmd() sandbox.Cmd {
 	if req.Shell != "" {
 		args = []string{"/bin/sh", "-c", req.Shell}
 	}
-	return sandbox.Cmd{Args: args, Env: req.Env, Dir: req.Dir, Timeout: req.Timeout}
+	return sandbox.Cmd{Args: args, Env: req.Env, Dir: req.Dir, Timeout: req.Timeout, Terminal: req.Terminal.sandbox()}
 }
 
 func (req *RunRequest) command() string {

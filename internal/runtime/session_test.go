@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -90,6 +91,10 @@ func operations(box, process, output, snapshot string) map[string]func(context.C
 			_, err := s.Fork(ctx, ForkRequest{Sandbox: box, Count: 1})
 			return err
 		},
+		"diff": func(ctx context.Context, s *Session) error {
+			_, err := s.Diff(ctx, DiffRequest{Sandbox: box, Other: "xx7777777778"})
+			return err
+		},
 		"snapshot": func(ctx context.Context, s *Session) error {
 			_, err := s.Snapshot(ctx, SnapshotRequest{Sandbox: box})
 			return err
@@ -104,6 +109,22 @@ func operations(box, process, output, snapshot string) map[string]func(context.C
 		},
 		"write stdin": func(ctx context.Context, s *Session) error {
 			_, err := s.WriteStdin(ctx, StdinRequest{Process: process, Data: "x"})
+			return err
+		},
+		"attach": func(ctx context.Context, s *Session) error {
+			_, err := s.Attach(ctx, AttachRequest{Process: process, Output: io.Discard})
+			return err
+		},
+		"resize": func(ctx context.Context, s *Session) error {
+			_, err := s.Resize(ctx, ResizeRequest{process, sandbox.DefaultTerminalSize()})
+			return err
+		},
+		"read tree": func(ctx context.Context, s *Session) error {
+			_, err := s.DownloadTree(ctx, TreeRequest{box, "/etc"}, io.Discard)
+			return err
+		},
+		"write tree": func(ctx context.Context, s *Session) error {
+			_, err := s.UploadTree(ctx, TreeRequest{box, "/tmp"}, strings.NewReader(""))
 			return err
 		},
 		"signal": func(ctx context.Context, s *Session) error {
@@ -189,7 +210,7 @@ func TestCapabilities(t *testing.T) {
 	box := all.mustCreate(t, SandboxSpec{})
 	process, output := all.mustStart(t, box, "sleep 1000"), all.mustRun(t, box, "flood 10000").Output
 	needs := map[string]Capability{}
-	for _, op := range []string{"inspect", "egress log", "processes", "read", "poll", "output"} {
+	for _, op := range []string{"inspect", "egress log", "processes", "read", "read tree", "poll", "output", "diff"} {
 		needs[op] = CanRead
 	}
 	for _, op := range []string{"fork", "snapshot", "rollback", "restore", "remove snapshot"} {

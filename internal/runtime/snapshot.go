@@ -337,16 +337,24 @@ func (r *Runtime) removeSnapshot(ctx context.Context, snap *snapshot) error {
 	if !had { // somebody else is at it
 		return nil
 	}
-	err := r.discard(ctx, snap)
+	back := snap
+	// The record goes first: what has none, the next process removes, should this one be killed in between.
+	err := r.store.remove(bucketSnapshots, snap.ID)
+	if err == nil {
+		if err = r.discard(ctx, snap); err != nil {
+			// It is not whole any more, but what is left has a name, so that it can be tried again.
+			back = &snapshot{snapshotRecord: snap.snapshotRecord}
+			err = errors.Join(err, r.store.put(bucketSnapshots, snap.ID, snap.snapshotRecord))
+		}
+	}
 	if err != nil {
-		// It is not whole any more, but what is left has a name, so that it can be tried again.
 		r.mu.Lock()
-		r.snapshots[snap.ID] = &snapshot{snapshotRecord: snap.snapshotRecord}
+		r.snapshots[snap.ID] = back
 		r.mu.Unlock()
 		return err
 	}
 	r.events.add(snap.Tenant, Event{Type: EventSnapshotRemoved, Snapshot: snap.ID})
-	return r.store.remove(bucketSnapshots, snap.ID)
+	return nil
 }
 
 // discard frees what a snapshot holds.

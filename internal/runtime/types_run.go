@@ -3,6 +3,8 @@ package runtime
 import (
 	"io"
 	"time"
+
+	"github.com/aethervm/aether/sandbox"
 )
 
 // RunRequest is what Run takes: Shell or Args, not both.
@@ -24,6 +26,8 @@ type RunRequest struct {
 	Background bool `json:"background,omitempty"`
 	// Input is the standard input of a foreground program, and the first of a background one.
 	Input string `json:"input,omitempty"`
+	// Terminal, if not nil, gives the program a terminal, of sandbox.Cmd's kind: all output is Stdout then.
+	Terminal *Terminal `json:"terminal,omitempty"`
 	// Key makes the call idempotent, as in CreateRequest.
 	Key string `json:"-"`
 
@@ -85,9 +89,11 @@ type ProcessInfo struct {
 	ID      string `json:"id"`
 	Sandbox string `json:"sandbox"`
 	// Command is what it runs, cut off at 256 bytes.
-	Command string    `json:"command"`
-	Running bool      `json:"running"`
-	Started time.Time `json:"started"`
+	Command string `json:"command"`
+	Running bool   `json:"running"`
+	// Terminal is the size of its terminal; nil if it has none.
+	Terminal *sandbox.TerminalSize `json:"terminal,omitempty"`
+	Started  time.Time             `json:"started"`
 	// ExitCode, Signal and TimedOut are as in RunResult, and Error says why it ended with neither:
 	// its sandbox was killed, say.
 	ExitCode    *int   `json:"exit_code,omitempty"`

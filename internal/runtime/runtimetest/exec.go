@@ -2,6 +2,7 @@ package runtimetest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aethervm/aether/internal/guestagent"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -21,6 +23,7 @@ import (
 //	echo WORD...     cat [FILE]        write FILE WORD...     mkdir -p -- DIR
 //	sleep SECONDS    exit N            flood BYTES            stderr WORD...
 //	env NAME         true              die                   fetch ADDRESS URL
+//	sizes (of its terminal, as they come; it writes what is typed, too)
 //
 // A python3 or node keeps variables: its code is "NAME = VALUE", "NAME", "raise TEXT", or one of the
 // commands above after "!".
@@ -68,6 +71,8 @@ func (b *box) dispatch(ctx context.Context, cmd sandbox.Cmd, r *running) (sandbo
 	switch name := cmd.Args[0]; {
 	case name == "python3" || name == "node":
 		return b.interpret(ctx, cmd, r)
+	case name == guestagent.Mount && len(cmd.Args) == 4:
+		return b.agent(cmd)
 	case name == "/bin/sh" && len(cmd.Args) == 7: // the runtime's script for signals
 		return sandbox.Exit{}, b.signal(cmd)
 	case name == "/bin/sh":
@@ -119,6 +124,57 @@ func (b *box) line(ctx context.Context, cmd sandbox.Cmd, r *running, line string
 	return exit, nil
 }
 
+func (b *box) sizes(ctx context.Context, cmd sandbox.Cmd) error {
+	if cmd.Terminal == nil {
+		_, err := fmt.Fprintln(cmd.Stdout, "no terminal")
+		return err
+	}
+	if _, err := fmt.Fprintf(cmd.Stdout, "%v %s\n", cmd.Terminal.Size, cmd.Terminal.Term); err != nil {
+		return err
+	}
+	copied := make(chan error, 1)
+	typed := make(chan []byte)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		buf := make([]byte, 4<<10)
+		for {
+			n, err := cmd.Stdin.Read(buf)
+			if n > 0 {
+				select {
+				case typed <- bytes.Clone(buf[:n]):
+				case <-ctx.Done():
+					return
+				}
+			}
+			if err != nil {
+				copied <- err
+				return
+			}
+		}
+	}()
+	for {
+		var err error
+		select {
+		case size := <-cmd.Terminal.Resize:
+			_, err = fmt.Fprintf(cmd.Stdout, "%v\n", size)
+		case data := <-typed:
+			_, err = cmd.Stdout.Write(data)
+		case err = <-copied:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+		case <-b.life.Done():
+			return context.Cause(b.life)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 func (b *box) command(ctx context.Context, cmd sandbox.Cmd, r *running, deadline <-chan time.Time, words []string, exit *sandbox.Exit) error {
 	if len(words) == 0 {
 		return nil
@@ -127,6 +183,8 @@ func (b *box) command(ctx context.Context, cmd sandbox.Cmd, r *running, deadline
 	var err error
 	switch words[0] {
 	case "true":
+	case "sizes": // of its terminal, until the input ends; what is typed is written, too
+		return b.sizes(ctx, cmd)
 	case "echo":
 		_, err = fmt.Fprintln(cmd.Stdout, arg)
 	case "stderr":

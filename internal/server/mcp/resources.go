@@ -20,6 +20,7 @@ const (
 	uriSandboxes = "aether://sandboxes"
 	uriSandbox   = "aether://sandboxes/{sandbox}"
 	uriFile      = "aether://sandboxes/{sandbox}/files{+path}"
+	uriDiff      = "aether://sandboxes/{sandbox}/diff/{other}"
 	uriOutput    = "aether://outputs/{output}/{stream}"
 )
 
@@ -48,6 +49,7 @@ func (r *resources) register(server *sdk.Server) {
 	}{
 		{uriSandbox, "sandbox", "application/json", "One sandbox.", r.sandbox},
 		{uriFile, "file", "", "A file or directory of a sandbox.", r.file},
+		{uriDiff, "diff", "application/json", "How another sandbox, such as a fork, differs from one: files and memory.", r.diff},
 		{uriOutput, "output", "text/plain", "All that is kept of stdout or stderr of a process, or of a result that was cut.", r.output},
 	} {
 		server.AddResourceTemplate(&sdk.ResourceTemplate{
@@ -146,6 +148,20 @@ func (r *resources) file(ctx context.Context, s *runtime.Session, parts []string
 		}
 		next = *chunk.Next
 	}
+}
+
+// diffChanges bounds the changes of a comparison that is read as a resource.
+const diffChanges = 200
+
+func (r *resources) diff(ctx context.Context, s *runtime.Session, parts []string) (*sdk.ResourceContents, error) {
+	d, err := s.Diff(ctx, runtime.DiffRequest{Sandbox: parts[1], Other: parts[3], Max: diffChanges})
+	if err != nil {
+		return nil, err
+	}
+	return asJSON(struct {
+		runtime.DiffResult
+		More bool `json:"more,omitempty"` // there are more changes, or there may be
+	}{d, d.Next != ""})
 }
 
 func (r *resources) output(ctx context.Context, s *runtime.Session, parts []string) (*sdk.ResourceContents, error) {

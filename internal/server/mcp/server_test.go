@@ -256,7 +256,7 @@ func TestResourcesList(t *testing.T) {
 	if !slices.Contains(uris, "aether://ranking") || !slices.Contains(uris, "aether://sandboxes/"+box) {
 		t.Errorf("%v", uris)
 	}
-	for _, uri := range []string{"aether://sandboxes/sbnone", "aether://outputs/x/y", "aether://sandboxes/sbnone/files/etc", "file:///etc/passwd", "aether://outputs/x"} {
+	for _, uri := range []string{"aether://sandboxes/sbnone", "aether://outputs/x/y", "aether://sandboxes/sbnone/files/etc", "aether://sandboxes/" + box + "/diff/sbnone", "file:///etc/passwd", "aether://outputs/x"} {
 		if _, err := c.ReadResource(t.Context(), &sdk.ReadResourceParams{URI: uri}); err == nil {
 			t.Errorf("%s was read", uri)
 		}

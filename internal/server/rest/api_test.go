@@ -34,6 +34,7 @@ func TestEveryOperation(t *testing.T) {
 	t.Run("sandboxes", s.testSandboxes)
 	t.Run("programs", s.testPrograms)
 	t.Run("files", s.testFiles)
+	t.Run("diff", s.testDiff)
 	t.Run("processes", s.testProcesses)
 	t.Run("snapshots", s.testSnapshots)
 	t.Run("tenants", s.testTenants)
@@ -236,6 +237,8 @@ func (s *site) testProcesses(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 	s.refused(t, "GET", "/v1/processes/prnone", nil, 404, runtime.CodeNotFound)
+	t.Run("terminals", s.testTerminals)
+	t.Run("trees", s.testTrees)
 }
 
 func (s *site) testSnapshots(t *testing.T) {
@@ -335,7 +338,7 @@ func TestTenantsAreApart(t *testing.T) {
 	two := s.as(s.tenant(t, "two"))
 	two.create(t)
 	bodies := map[string]any{"run": Run{Shell: "true"}, "code": Code{Code: "1"}, "rollback": map[string]any{"snapshot": snap}, "stdin": map[string]any{"data": "x"},
-		"signal": map[string]any{"signal": "KILL"}, "edit-file": Edits{[]runtime.Edit{{Old: "a", New: "b"}}}, "upload-file": "data", "create-tenant": NewTenant{Name: "x"}}
+		"signal": map[string]any{"signal": "KILL"}, "resize": map[string]any{"rows": 1, "cols": 1}, "edit-file": Edits{[]runtime.Edit{{Old: "a", New: "b"}}}, "upload-file": "data", "upload-tree": "data", "create-tenant": NewTenant{Name: "x"}}
 	paths, _ := s.check.doc["paths"].(map[string]any)
 	n := 0
 	for template, item := range paths {
@@ -352,8 +355,11 @@ func TestTenantsAreApart(t *testing.T) {
 			}
 			ask := func(sb, pr, sn string) (int, string) {
 				path := strings.NewReplacer("{sandbox}", sb, "{process}", pr, "{output}", pr, "{snapshot}", sn).Replace(template)
-				if strings.HasSuffix(path, "/files") || strings.HasSuffix(path, "/entries") {
+				if strings.HasSuffix(path, "/files") || strings.HasSuffix(path, "/entries") || strings.HasSuffix(path, "/tree") {
 					path += "?path=/etc/os-release"
+				}
+				if strings.HasSuffix(path, "/diff") {
+					path += "?with=" + sb
 				}
 				res, raw := two.send(t, two.request(t, strings.ToUpper(method), path, body))
 				return res.StatusCode, strings.NewReplacer(sb, "ID", pr, "ID", sn, "ID").Replace(string(raw))

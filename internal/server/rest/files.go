@@ -84,6 +84,8 @@ func (s *server) registerFiles() {
 			return nil, session.Remove(ctx, in.Sandbox, in.Path)
 		})
 
+	s.registerTrees(tags)
+
 	type query struct {
 		OneFile
 		Page

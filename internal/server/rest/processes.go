@@ -91,6 +91,7 @@ func (s *server) registerProcesses() {
 			return &polled{res}, err
 		})
 	s.registerFollow(tags)
+	s.registerTerminals(tags)
 
 	type one struct{ Body Process }
 	type stdin struct {

@@ -50,6 +50,7 @@ func (s *server) register() {
 	s.registerServer()
 	s.registerSessions()
 	s.registerSandboxes()
+	s.registerDiff()
 	s.registerRun()
 	s.registerFiles()
 	s.registerProcesses()

@@ -21,11 +21,13 @@ type Run struct {
 	TimeoutS   float64  `json:"timeout_s,omitempty" minimum:"0" maximum:"3e9" doc:"kill it when it has run so long; 0 is never"`
 	Background bool     `json:"background,omitempty" doc:"answer at once, with the handle of the process"`
 	Input      string   `json:"input,omitempty" doc:"standard input; of a background process, the first of it"`
+	// Terminal may be left out.
+	Terminal *Terminal `json:"terminal,omitempty" doc:"the program gets a terminal; all output is stdout then"`
 }
 
 func (r Run) runtime() runtime.RunRequest {
 	return runtime.RunRequest{Shell: r.Shell, Args: r.Args, Dir: r.Dir, Env: r.Env, Timeout: duration(r.TimeoutS),
-		Background: r.Background, Input: r.Input}
+		Background: r.Background, Input: r.Input, Terminal: r.Terminal.runtime()}
 }
 
 // RunAlone is a program to run in a sandbox of its own.

@@ -194,6 +194,7 @@ type answer struct {
 	StatusCode    int
 	Status        string
 	Header        http.Header
+	Trailer       http.Header
 	ContentLength int64
 }
 
@@ -223,7 +224,7 @@ func (s *site) send(t *testing.T, req *http.Request) (answer, []byte) {
 			}
 		}
 	}
-	return answer{res.StatusCode, res.Status, res.Header, res.ContentLength}, raw
+	return answer{res.StatusCode, res.Status, res.Header, res.Trailer, res.ContentLength}, raw
 }
 
 // call sends a request as JSON, wants a status, and decodes the answer.

@@ -1,0 +1,324 @@
+package runtime
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aethervm/aether/internal/lease"
+	"github.com/aethervm/aether/internal/runtime/runtimetest"
+	"github.com/aethervm/aether/sandbox"
+)
+
+// diskDriver is a system whose sandboxes and snapshots leave something on the disk: a directory of a lease each, and
+// two files that belong together.
+type diskDriver struct {
+	*runtimetest.Driver
+	root  string
+	lease *lease.Lease
+}
+
+func newDiskDriver(root string) (*diskDriver, error) {
+	l, err := lease.Acquire(root)
+	return &diskDriver{Driver: runtimetest.New("gvisor"), root: root, lease: l}, err
+}
+
+type diskBox struct {
+	sandbox.Sandbox
+	d    *diskDriver
+	spec sandbox.Spec
+	dir  string
+}
+
+func (d *diskDriver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	dir := filepath.Join(d.lease.Dir, lease.NewID())
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	b, err := d.Driver.Create(ctx, spec)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
+	return &diskBox{b, d, spec, dir}, nil
+}
+
+func (b *diskBox) Close() error { return errors.Join(b.Sandbox.Close(), os.RemoveAll(b.dir)) }
+
+func (b *diskBox) Fork(ctx context.Context, n int) (made []sandbox.Sandbox, err error) {
+	for range n {
+		c, err := b.d.Create(ctx, b.spec)
+		if err != nil {
+			return nil, errors.Join(err, closeAll(made))
+		}
+		made = append(made, c)
+	}
+	return made, nil
+}
+
+var halves = []string{"memory", "state"}
+
+func (b *diskBox) Snapshot(_ context.Context, dir string) (sandbox.Snapshot, error) {
+	content := bytes.Repeat([]byte(lease.NewID()), 1000)
+	for _, name := range halves {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return sandbox.Snapshot{}, err
+		}
+	}
+	return sandbox.Snapshot{System: b.d.Name, Kind: sandbox.SnapshotFull, Ref: dir, Bytes: 1, Spec: b.spec}, nil
+}
+
+func (d *diskDriver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sandbox, error) {
+	var read [2][]byte
+	for i, name := range halves {
+		var err error
+		if read[i], err = os.ReadFile(filepath.Join(snap.Ref, name)); err != nil {
+			return nil, err
+		}
+	}
+	if len(read[0]) != 16000 || !bytes.Equal(read[0], read[1]) {
+		return nil, errors.New("a snapshot in parts")
+	}
+	return d.Create(ctx, snap.Spec)
+}
+
+func (d *diskDriver) RemoveSnapshot(_ context.Context, snap sandbox.Snapshot) error {
+	for _, name := range halves {
+		if err := os.Remove(filepath.Join(snap.Ref, name)); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond) // files of some size take longer
+	}
+	return nil
+}
+
+func (d *diskDriver) Sweep(ctx context.Context) (int, error) {
+	return lease.Sweep(ctx, d.root, func(_ context.Context, l *lease.Lease) (int, error) {
+		entries, err := os.ReadDir(l.Dir)
+		return max(0, len(entries)-1), errors.Join(err, l.Release())
+	})
+}
+
+func (d *diskDriver) Close() error { return errors.Join(d.Driver.Close(), d.lease.Release()) }
+
+func openOnDisk(ctx context.Context, dir string) (*Runtime, *diskDriver, error) {
+	d, err := newDiskDriver(filepath.Join(dir, "run"))
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := Open(ctx, Config{StateDir: filepath.Join(dir, "state"), Drivers: []sandbox.Driver{d}, Images: &runtimetest.Images{}, DefaultImage: "base"})
+	return r, d, err
+}
+
+const killedEnv = "AETHER_TEST_KILLED_RUNTIME"
+
+// A runtime is killed at random moments of creates, forks, snapshots and their removal. The next one on the same directory
+// has every snapshot that was acknowledged, each whole, and nothing else: no half of one, no sandbox, no file.
+// AETHER_TEST_KILLS is how often.
+func TestKilledAnyTime(t *testing.T) {
+	if dir := os.Getenv(killedEnv); dir != "" {
+		_ = os.RemoveAll(os.Getenv("AETHER_RUN")) // TestMain has made one, and will not come to remove it
+		fmt.Println("fails", churn(t, dir))
+		os.Exit(1)
+	}
+	rounds := 8
+	if text := os.Getenv("AETHER_TEST_KILLS"); text != "" {
+		var err error
+		if rounds, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("AETHER_TEST_KILLS is %q", text)
+		}
+	}
+	dir := t.TempDir()
+	kept := map[string]bool{} // acknowledged
+	maybe := map[string]bool{}
+	for round := range rounds {
+		later := rand.N(120 * time.Millisecond)
+		killChurn(t, dir, later, kept, maybe)
+		lookAfterKill(t, dir, fmt.Sprintf("round %d, killed after %v", round, later), kept, maybe)
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("%d kills, %d snapshots are left", rounds, len(kept))
+}
+
+// killChurn runs churn and kills it. It keeps the books of the snapshots: kept are there for certain, maybe perhaps.
+func killChurn(t *testing.T, dir string, later time.Duration, kept, maybe map[string]bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledAnyTime$")
+	cmd.Env = append(os.Environ(), killedEnv+"="+dir)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var strike *time.Timer
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		what, id, _ := strings.Cut(lines.Text(), " ")
+		switch what {
+		case "ready":
+			strike = time.AfterFunc(later, func() { _ = cmd.Process.Kill() })
+			defer strike.Stop()
+		case "kept":
+			kept[id] = true
+		case "removing":
+			delete(kept, id)
+			maybe[id] = true
+		case "removed":
+			delete(maybe, id)
+		default:
+			t.Errorf("it says %q", lines.Text())
+		}
+	}
+	_ = cmd.Wait() // it was killed
+	if strike == nil {
+		t.Fatal("it was never ready")
+	}
+}
+
+// lookAfterKill opens what was left, holds it to the books, and uses it.
+func lookAfterKill(t *testing.T, dir, when string, kept, maybe map[string]bool) {
+	t.Helper()
+	r, d, err := openOnDisk(t.Context(), dir)
+	if err != nil {
+		t.Fatalf("%s: %v", when, err)
+	}
+	for _, note := range r.Recovered().Notes {
+		if !strings.Contains(note, "not written whole") { // the last line of the audit log
+			t.Errorf("%s: %s", when, note)
+		}
+	}
+	s := (&world{Runtime: r}).session(t, SessionSpec{})
+	list, err := s.Snapshots(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, snap := range list {
+		there[snap.ID] = true
+		info, err := s.Restore(t.Context(), RestoreRequest{Snapshot: snap.ID})
+		if err == nil {
+			err = s.Kill(t.Context(), info.ID)
+		}
+		if err != nil {
+			t.Errorf("%s: snapshot %s, whose removal has begun: %v: %v", when, snap.ID, maybe[snap.ID], err)
+		}
+	}
+	for id := range kept {
+		if !there[id] {
+			t.Errorf("%s: snapshot %s was acknowledged, and is gone", when, id)
+		}
+	}
+	for id := range there { // one whose acknowledgement nobody has read counts from now on
+		kept[id] = true
+	}
+	clear(maybe)
+	for i, snap := range list {
+		if i < 5 {
+			continue
+		}
+		if err := s.RemoveSnapshot(t.Context(), snap.ID); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		delete(kept, snap.ID)
+		delete(there, snap.ID)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "state", snapshotsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !there[e.Name()] {
+			t.Errorf("%s: snapshots/%s is left", when, e.Name())
+		}
+	}
+	id := s.mustCreate(t, SandboxSpec{})
+	if err := errors.Join(s.Kill(t.Context(), id), r.Close(), d.Close()); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "run")); err != nil || len(left) != 0 {
+		t.Errorf("%s: of sandboxes are left: %v, %v", when, left, err)
+	}
+	if _, err := VerifyAudit(filepath.Join(dir, "state")); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+}
+
+// churn does all that leaves something until it is killed.
+func churn(t *testing.T, dir string) error {
+	ctx := context.Background()
+	r, _, err := openOnDisk(ctx, dir)
+	if err != nil {
+		return err
+	}
+	s := (&world{Runtime: r}).session(t, SessionSpec{})
+	fmt.Println("ready")
+	var tasks sync.WaitGroup
+	fails := make(chan error, 3)
+	for task := range 3 {
+		tasks.Go(func() {
+			for n := 0; ; n++ {
+				if err := churnOnce(ctx, s, fmt.Sprintf("key-%d-%d", task, n)); err != nil {
+					fails <- err
+					return
+				}
+			}
+		})
+	}
+	return <-fails
+}
+
+func churnOnce(ctx context.Context, s *Session, key string) error {
+	box, err := s.Create(ctx, CreateRequest{Key: key})
+	if err != nil {
+		return err
+	}
+	forked, err := s.Fork(ctx, ForkRequest{Sandbox: box.ID, Count: 2})
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for range 2 {
+		snap, err := s.Snapshot(ctx, SnapshotRequest{Sandbox: box.ID})
+		if err != nil {
+			return err
+		}
+		fmt.Println("kept", snap.ID)
+		ids = append(ids, snap.ID)
+	}
+	restored, err := s.Restore(ctx, RestoreRequest{Snapshot: ids[0]})
+	if err != nil {
+		return err
+	}
+	if _, err := s.Rollback(ctx, RollbackRequest{Sandbox: box.ID, Snapshot: ids[1]}); err != nil {
+		return err
+	}
+	for _, id := range ids[:1+rand.N(2)] {
+		fmt.Println("removing", id)
+		if err := s.RemoveSnapshot(ctx, id); err != nil {
+			return err
+		}
+		fmt.Println("removed", id)
+	}
+	for _, id := range []string{box.ID, restored.ID, forked.Children[0].Sandbox.ID, forked.Children[1].Sandbox.ID} {
+		if err := s.Kill(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
