@@ -60,17 +60,35 @@ func TestServerCommands(t *testing.T) {
 	})
 	t.Run("interrupted", func(t *testing.T) { testExecInInterrupted(t, sb) })
 	t.Run("files", func(t *testing.T) { testCopies(t, dir, sb) })
+	t.Run("trees", func(t *testing.T) { testTrees(t, dir, sb) })
+	t.Run("terminals", func(t *testing.T) { testTerminals(t, sb) })
 	t.Run("background", func(t *testing.T) { testBackground(t, sb) })
 	t.Run("forks", func(t *testing.T) { testForks(t, sb) })
+	t.Run("diffs", func(t *testing.T) { testDiffs(t, sb) })
 	t.Run("snapshots", func(t *testing.T) {
 		runCommand(t, 0, "", "exec", sb, "--", "sh", "-c", "echo before > /s")
 		out, _ := runCommand(t, 0, "", "snapshot", "save", sb, "--name", "n")
 		sn := line(out)
 		runCommand(t, 0, "", "exec", sb, "--", "sh", "-c", "echo after > /s")
-		restored, _ := runCommand(t, 0, "", "snapshot", "restore", sn)
+		restored, _ := runCommand(t, 0, "", "restore", sn)
 		if out, _ := runCommand(t, 0, "", "exec", line(restored), "--", "cat", "/s"); out != "before\n" {
 			t.Errorf("restored: %q", out)
 		}
+		out, _ = runCommand(t, 0, "", "snapshot", sb, "--name", "later")
+		later := line(out)
+		if out, _ := runCommand(t, 0, "", "snapshot", "ls", "--of", line(restored)); strings.Contains(out, sn) {
+			t.Errorf("of another one: %s", out)
+		}
+		runCommand(t, exitNotFound, "", "snapshot", "rollback", sb, "nothing")
+		runCommand(t, 0, "", "snapshot", "rollback", sb, "n")
+		if out, _ := runCommand(t, 0, "", "exec", sb, "--", "cat", "/s"); out != "before\n" {
+			t.Errorf("rolled back by name: %q", out)
+		}
+		runCommand(t, 0, "", "snapshot", "rollback", sb, later)
+		if out, _ := runCommand(t, 0, "", "exec", sb, "--", "cat", "/s"); out != "after\n" {
+			t.Errorf("rolled forward: %q", out)
+		}
+		runCommand(t, 0, "", "snapshot", "rm", later)
 		runCommand(t, 0, "", "snapshot", "rollback", sb, sn)
 		if out, _ := runCommand(t, 0, "", "exec", sb, "--", "cat", "/s"); out != "before\n" {
 			t.Errorf("rolled back: %q", out)
@@ -198,8 +216,46 @@ func testForks(t *testing.T, sb string) {
 	if after != before+out {
 		t.Errorf("of two branches %q is left", strings.TrimPrefix(after, before))
 	}
-	runCommand(t, exitUsage, "", "branch", sb)
-	runCommand(t, exitUsage, "", "fork", sb, "-n", "2")
+	out, _ = runCommand(t, 0, "", "branch", sb, "-n", "2")
+	if got := strings.Fields(out); len(got) != 2 {
+		t.Errorf("branches without a command: %q", out)
+	}
+	tree, _ := runCommand(t, 0, "", "ps")
+	if !strings.Contains(tree, "─ "+strings.Fields(out)[1]) {
+		t.Errorf("ps: %s", tree)
+	}
+	testBranchInterrupted(t, sb)
+	runCommand(t, exitUsage, "", "fork", sb, "true")
+	runCommand(t, exitUsage, "", "fork", sb, "--keep-going")
+}
+
+// testBranchInterrupted finds that a branch that is cut short leaves no copies.
+func testBranchInterrupted(t *testing.T, sb string) {
+	t.Helper()
+	before, _ := runCommand(t, 0, "", "ls", "-q")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() {
+		root := newRoot(&app{in: strings.NewReader(""), out: &bytes.Buffer{}, err: &bytes.Buffer{}})
+		root.SetArgs([]string{"branch", sb, "-n", "2", "--", "sleep", "1000"})
+		done <- root.ExecuteContext(ctx)
+	}()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if now, _ := runCommand(t, 0, "", "ls", "-q"); len(strings.Fields(now)) == len(strings.Fields(before))+2 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("there are no copies")
+		}
+	}
+	cancel(signalError{signal: syscall.SIGINT})
+	if f := diagnose(<-done); f.code != 130 {
+		t.Errorf("exit code %d", f.code)
+	}
+	if after, _ := runCommand(t, 0, "", "ls", "-q"); after != before {
+		t.Errorf("copies are left: %q, before %q", after, before)
+	}
 }
 
 func testTenantCommands(t *testing.T, s server, sb string) {

@@ -18,8 +18,9 @@ import (
 
 func newCopy(a *app) *cobra.Command {
 	var o clientOptions
+	var recursive bool
 	cmd := &cobra.Command{
-		Use:   "cp SOURCE... DESTINATION [flags]",
+		Use:   "cp [-r] SOURCE... DESTINATION [flags]",
 		Short: "Copy files into a sandbox, out of it, or between two",
 		Long: `Copy files. Those of a sandbox are written SANDBOX:/PATH, and "-" is standard input or
 output. A destination that is a directory, or ends in a slash, gets the file's name beneath
@@ -29,9 +30,16 @@ it. A file comes whole or not at all, and keeps its permissions.
   aether cp SANDBOX:/etc/os-release .
   aether cp SANDBOX:/tmp/log - | less
 
-For a directory with all that it holds, copy an archive:
+With -r a source may be a directory. It is copied beneath a destination that is a directory, and
+as a destination that is not there; DIRECTORY/. is what is in it. "-" is then a tar stream, with
+names that begin in the directory. Permissions, links and times are kept, owners are not.
+Devices, pipes and what cannot be read are left out, which is said and is an error in the end.
+Whatever names and links a sandbox sends, nothing is written outside the destination, and no more
+than 64 GiB and a million entries.
 
-  tar -C DIR -cf - . | aether exec SANDBOX -- tar -C /work -xf -` + needsServer,
+  aether cp -r project SANDBOX:/work
+  aether cp -r SANDBOX:/work/results .
+  aether cp -r SANDBOX:/work - | tar -tf -` + needsServer,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return usageError("`"+cmd.UseLine()+"`", "%s: an argument is missing", cmd.CommandPath())
@@ -40,11 +48,12 @@ For a directory with all that it holds, copy an archive:
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.asking(func(c *client.Client) error {
-				return a.copyAll(cmd.Context(), c, args[:len(args)-1], args[len(args)-1])
+				return a.copyAll(cmd.Context(), c, args[:len(args)-1], args[len(args)-1], recursive)
 			})
 		},
 	}
 	o.register(cmd)
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "copy directories with all that they hold")
 	return cmd
 }
 
@@ -69,8 +78,11 @@ func placeOf(arg string) place {
 	return place{path: arg}
 }
 
-func (a *app) copyAll(ctx context.Context, c *client.Client, sources []string, destination string) error {
+func (a *app) copyAll(ctx context.Context, c *client.Client, sources []string, destination string, recursive bool) error {
 	to := placeOf(destination)
+	if to.sandbox == "" && to.path == "-" && len(sources) > 1 {
+		return usageError("copy one, or to a directory", "standard output takes one source")
+	}
 	into := strings.HasSuffix(to.path, "/") || len(sources) > 1
 	if !into && to.path != "-" {
 		dir, err := isDir(ctx, c, to)
@@ -84,13 +96,25 @@ func (a *app) copyAll(ctx context.Context, c *client.Client, sources []string, d
 		if from.sandbox == "" && to.sandbox == "" {
 			return usageError("write SANDBOX:/PATH for a file of a sandbox", "neither %s nor %s is in a sandbox", source, destination)
 		}
+		if recursive {
+			tree, err := isTree(ctx, c, from, to)
+			if err != nil {
+				return err
+			}
+			if tree {
+				if err := a.copyTree(ctx, c, from, to, into); err != nil {
+					return err
+				}
+				continue
+			}
+		}
 		if into {
 			if from.path == "-" {
 				return usageError("name the file", "standard input has no name to be copied to beneath %s", destination)
 			}
 			at.path = path.Join(to.path, path.Base(from.path))
 		}
-		if err := a.copyFile(ctx, c, from, at); err != nil {
+		if err := a.copyFile(ctx, c, from, at, !into); err != nil {
 			return err
 		}
 	}
@@ -110,7 +134,8 @@ func isDir(ctx context.Context, c *client.Client, p place) (bool, error) {
 	return err == nil, nil
 }
 
-func (a *app) copyFile(ctx context.Context, c *client.Client, from, to place) error {
+// copyFile copies a file. typed tells that the user has typed all of the destination.
+func (a *app) copyFile(ctx context.Context, c *client.Client, from, to place, typed bool) error {
 	in, mode, err := a.source(ctx, c, from)
 	if err != nil {
 		return err
@@ -124,7 +149,7 @@ func (a *app) copyFile(ctx context.Context, c *client.Client, from, to place) er
 		_, err := io.Copy(a.out, in)
 		return err
 	}
-	return saveWhole(to.path, mode, in)
+	return saveWhole(to.path, mode, in, typed)
 }
 
 // source opens a file and tells its permissions; 0 is unknown.
@@ -139,7 +164,7 @@ func (a *app) source(ctx context.Context, c *client.Client, p place) (io.ReadClo
 		}
 		info, err := f.Stat()
 		if err == nil && info.IsDir() {
-			err = usageError("copy an archive of it: `aether cp --help`", "%s is a directory", p)
+			err = usageError("copy it with -r", "%s is a directory", p)
 		}
 		if err != nil {
 			_ = f.Close()
@@ -192,9 +217,10 @@ func permissions(mode string) (perm uint32) {
 	return perm
 }
 
-// saveWhole writes a file of this host, whole or not at all.
-func saveWhole(name string, mode uint32, r io.Reader) error {
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() { // a device, a pipe
+// saveWhole writes a file of this host, whole or not at all. A device or a pipe is written to, by a link too, if the user
+// has typed its name. Else the name may be that of a link which a sandbox has sent before: it is replaced.
+func saveWhole(name string, mode uint32, r io.Reader, typed bool) error {
+	if info, err := os.Stat(name); typed && err == nil && !info.Mode().IsRegular() {
 		f, err := os.OpenFile(name, os.O_WRONLY, 0)
 		if err != nil {
 			return err

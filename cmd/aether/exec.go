@@ -24,15 +24,18 @@ func newExec(a *app) *cobra.Command {
 		Short: "Run a program in a fresh sandbox, which is thrown away, or in one of the server's",
 		Long: `Create a sandbox, run one program in it, and remove it. Standard input, output and
 error are the program's, and its exit code is passed on (see "aether help exit-codes").
-Ctrl-C ends the program and removes the sandbox.
+Without a terminal, Ctrl-C ends the program and removes the sandbox.
+
+` + ttyHelp + `
 
 With the ID of a sandbox before the "--", the program runs in that one, which "aether new"
-has made in a server and which stays; Ctrl-C ends the program. Flags stand before the ID.
-With -d it goes on in the background, and the ID of the process is printed ("aether logs",
-"aether attach").
+has made in a server and which stays. Flags stand before the ID. With -d it goes on in the
+background, and the ID of the process is printed ("aether logs", "aether attach"); with -d -t it
+has a terminal there.
 
   sb=$(aether new)
   aether exec $sb -- sh -c 'echo hi > /tmp/x'
+  aether exec $sb -- bash
   aether exec -d $sb -- python3 -m http.server
 
   aether exec -- python3 -c 'print(6*7)'
@@ -54,6 +57,9 @@ by a rule for nothing but them, an address of this host by a rule for exactly th
 is public.`,
 		Args: needProgram,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.tty.check(); err != nil {
+				return err
+			}
 			// Flags end at the first word, so that a "--" behind it is still there.
 			if cmd.ArgsLenAtDash() < 0 && len(args) > 1 && args[1] == "--" {
 				return a.execIn(cmd, o, args[0], args[2:])
@@ -110,7 +116,7 @@ func (a *app) exec(ctx context.Context, o execOptions, args []string) (err error
 		return err
 	}
 	a.logger().Debug("created", "system", driver.System(), "sandbox", box.ID())
-	exit, err := box.Exec(ctx, command)
+	exit, err := a.execOnTerminal(ctx, box, command, o.tty)
 	// The sandbox is gone before the exit code is passed on; only then is the host as it was.
 	if closeErr := box.Close(); err == nil && closeErr != nil {
 		return failed(closeErr, "run `aether sweep`", "remove the sandbox: %v", closeErr)
@@ -119,6 +125,16 @@ func (a *app) exec(ctx context.Context, o execOptions, args []string) (err error
 		return err
 	}
 	return passOn(exit)
+}
+
+func (a *app) execOnTerminal(ctx context.Context, box sandbox.Sandbox, command sandbox.Cmd, tty ttyOption) (sandbox.Exit, error) {
+	seat := a.seat(tty)
+	if err := seat.enter(); err != nil {
+		return sandbox.Exit{}, err
+	}
+	defer seat.leave()
+	command.Terminal = seat.terminal()
+	return box.Exec(ctx, command)
 }
 
 // spec is the sandbox that the options ask for. Its image stays in the store until release.

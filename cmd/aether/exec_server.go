@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -24,6 +26,9 @@ func (a *app) execIn(cmd *cobra.Command, o execOptions, id string, args []string
 	return o.asking(func(c *client.Client) error {
 		if o.detach {
 			run.Background = true
+			if o.tty.mode == ttyAlways {
+				run.Terminal = a.seat(o.tty).rest()
+			}
 			res, err := c.Run(cmd.Context(), id, run, "")
 			if err != nil {
 				return err
@@ -33,12 +38,23 @@ func (a *app) execIn(cmd *cobra.Command, o execOptions, id string, args []string
 			}
 			return a.printf("%s\n", res.Process)
 		}
-		res, err := c.Exec(cmd.Context(), id, run, client.Streams{Stdin: a.in, Stdout: a.out, Stderr: a.err})
+		res, err := a.execThere(cmd.Context(), c, o, id, run)
 		if err != nil {
 			return err
 		}
 		return passOnResult(res.ExitCode, res.Signal, res.TimedOut, nil)
 	})
+}
+
+// execThere runs a program in the foreground.
+func (a *app) execThere(ctx context.Context, c *client.Client, o execOptions, id string, run rest.Run) (rest.ExecResult, error) {
+	seat := a.seat(o.tty)
+	if seat == nil {
+		return c.Exec(ctx, id, run, client.Streams{Stdin: a.in, Stdout: a.out, Stderr: a.err})
+	}
+	defer seat.leave()
+	run.Terminal = seat.rest()
+	return c.Terminal(ctx, id, run, client.TerminalStreams{In: a.in, Out: a.out, Resize: seat.sizes, Connected: seat.enter})
 }
 
 // passOnResult makes the end of a program that a server tells of that of aether.

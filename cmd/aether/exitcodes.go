@@ -24,6 +24,7 @@ const (
 	exitUnavailable = 3
 	exitNotFound    = 4
 	exitPartly      = 5
+	exitTrouble     = 2   // diff only, where exitFailed says that files differ
 	exitTimeout     = 124 // run and exec only: --timeout ran out, as timeout(1) says it
 	exitOwnFailure  = 125 // run and exec only: aether failed, not the program
 	exitCannotRun   = 126 // run and exec only
@@ -42,9 +43,11 @@ func newExitCodes() *cobra.Command {
   2    usage: unknown command, flag, system, axis or weights
   3    not available on this host: no such system here; the message says why
   4    not found: no such directory, results or image
-  5    partly: some of the systems failed, the others are done
+  5    partly: some of the systems, or of the copies, failed, the others are done
   130  interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP); what was made is removed
   141  nobody reads the output any more
+
+"aether diff" exits with 1 if files differ, as diff(1) does, and with 2 if it failed.
 
 "aether run" and "aether exec" pass on the exit code of the program in the sandbox.
 Their own are those that users of docker run expect:

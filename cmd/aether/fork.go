@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,31 +13,58 @@ import (
 	"github.com/aethervm/aether/internal/server/rest"
 )
 
+type forkOptions struct {
+	clientOptions
+	n       int
+	asJSON  bool
+	key     string
+	timeout time.Duration
+	keep    bool
+}
+
 func newFork(a *app) *cobra.Command {
-	var o clientOptions
-	var n int
-	var asJSON bool
-	var key string
+	var o forkOptions
 	cmd := &cobra.Command{
-		Use:   "fork [-n N] [--json] SANDBOX [-- COMMAND [ARG...]]",
-		Short: "Copy a running sandbox, and run a command in each copy",
+		Use:   "fork SANDBOX|TEMPLATE [-n N] [flags] [-- COMMAND [ARG...]]",
+		Short: "Copy a running sandbox or a template, and run a command in each copy",
 		Long: `Copy a running sandbox N times, all or none: the copies go on from where it is. Where its
 system cannot copy processes, they have its files. With a command, each copy runs it, and
-AETHER_FORK in its environment is the number of the copy, from 0.
+AETHER_FORK in its environment is the number of the copy, from 0. It prints the IDs of the
+copies, and what their commands wrote. Copies stay.
 
-  aether fork -n 3 SANDBOX
-  aether fork -n 2 SANDBOX -- sh -c 'echo copy $AETHER_FORK'
+  aether fork SANDBOX -n 3
+  aether fork SANDBOX -n 2 -- sh -c 'echo copy $AETHER_FORK'
 
-It prints the IDs of the copies, and what their commands wrote. Copies stay. The exit code
-is 5 if a command failed in some, and 1 if in all.` + needsServer,
-		Args: needSandbox,
+Or copy a template N times, run the command in each copy, and remove the copies: see "aether
+template". The table has a line for each copy, with the end of what its command wrote;
+--json has up to 64 KiB of each stream, under "copies", where that of a sandbox's copies has
+what the server says, under "children". All copies are made before any command
+runs, or none; with --keep-going each is made by itself, and one that cannot be made holds up
+no other. Ctrl-C removes them all.
+
+  aether template create py --warm 'python3 -c "import json"'
+  aether fork py -n 100 -- python3 -c 'import uuid; print(uuid.uuid4())'
+
+What looks like a sandbox's ID (sb and ten letters or digits) is one. The exit code is 5 if
+some copies failed, and 1 if all did. For a template no server is needed; for a sandbox:` + needsServer,
+		Args: needSubject,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			subject, program := splitProgram(cmd, args)
+			if !isSandboxID(subject) {
+				return a.forkTemplate(cmd, subject, program, o)
+			}
+			if o.keep {
+				return usageError("leave it out", "%s: --keep-going is for copies of a template; those of a sandbox are made all or none", cmd.CommandPath())
+			}
 			return o.asking(func(c *client.Client) error {
-				forked, err := forkOnce(cmd.Context(), c, args, n, key)
+				forked, err := o.once(cmd.Context(), c, subject, program)
+				if cmd.Context().Err() != nil && program != nil {
+					a.notice("copies that were made stay; `aether ps` shows them")
+				}
 				if err != nil {
 					return err
 				}
-				if asJSON {
+				if o.asJSON {
 					if err := a.printJSON(forked); err != nil {
 						return err
 					}
@@ -48,38 +77,51 @@ is 5 if a command failed in some, and 1 if in all.` + needsServer,
 	}
 	o.register(cmd)
 	flags := cmd.Flags()
-	flags.SetInterspersed(false)
-	flags.IntVarP(&n, "copies", "n", 1, "how many `copies`")
-	flags.StringVar(&key, "key", "", "idempotency `key`: the second call with it answers as the first did")
-	jsonFlag(cmd, &asJSON)
+	flags.IntVarP(&o.n, "copies", "n", 1, "how many `copies`")
+	flags.DurationVar(&o.timeout, "timeout", 0, "kill the command in a copy after so long (\"10s\", \"2m\"); 0 is never")
+	flags.BoolVar(&o.keep, "keep-going", false, "of a template: make as many copies as can be made")
+	flags.StringVar(&o.key, "key", "", "of a sandbox: idempotency `key`: the second call with it answers as the first did")
+	jsonFlag(cmd, &o.asJSON)
 	return cmd
 }
 
-// needSandbox checks a command line of a sandbox and, behind "--", a command.
-func needSandbox(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return usageError("`"+cmd.UseLine()+"`; `aether ls` lists the sandboxes", "%s: the sandbox is missing", cmd.CommandPath())
+var sandboxIDRE = regexp.MustCompile(`^sb[a-z2-7]{10}$`)
+
+// isSandboxID tells a sandbox's ID from the name of a template.
+func isSandboxID(name string) bool { return sandboxIDRE.MatchString(name) }
+
+// needSubject checks a command line of one name and, behind "--", a command.
+func needSubject(cmd *cobra.Command, args []string) error {
+	before := cmd.ArgsLenAtDash()
+	if before < 0 {
+		before = len(args)
 	}
-	if len(args) > 1 && (args[1] != "--" || len(args) == 2) {
-		return usageError("`"+cmd.UseLine()+"`: flags before the sandbox, the command behind \"--\"", "%s: %q after the sandbox", cmd.CommandPath(), args[1])
+	switch {
+	case before == 0:
+		return usageError("`"+cmd.UseLine()+"`; `aether ls` lists the sandboxes", "%s: the sandbox is missing", cmd.CommandPath())
+	case before > 1:
+		return usageError("`"+cmd.UseLine()+"`: the command stands behind \"--\"", "%s: %q after the name", cmd.CommandPath(), args[1])
+	case before == len(args) && cmd.ArgsLenAtDash() >= 0:
+		return usageError("`"+cmd.UseLine()+"`", "%s: the command is missing behind \"--\"", cmd.CommandPath())
 	}
 	return nil
 }
 
-// command is what stands behind the sandbox and "--"; nil if there is nothing.
-func command(args []string) []string {
-	if len(args) < 3 {
-		return nil
+// splitProgram parts a command line that needSubject has passed: the name, and the command behind "--", nil if there is
+// none.
+func splitProgram(cmd *cobra.Command, args []string) (subject string, program []string) {
+	if at := cmd.ArgsLenAtDash(); at >= 0 {
+		return args[0], args[at:]
 	}
-	return args[2:]
+	return args[0], nil
 }
 
-func forkOnce(ctx context.Context, c *client.Client, args []string, n int, key string) (rest.Forked, error) {
-	fork := rest.Fork{Count: n}
-	if run := command(args); run != nil {
-		fork.Runs = []rest.Run{{Args: run}}
+func (o forkOptions) once(ctx context.Context, c *client.Client, sandboxID string, program []string) (rest.Forked, error) {
+	fork := rest.Fork{Count: o.n}
+	if program != nil {
+		fork.Runs = []rest.Run{{Args: program, TimeoutS: o.timeout.Seconds()}}
 	}
-	return c.Fork(ctx, args[0], fork, key)
+	return c.Fork(ctx, sandboxID, fork, o.key)
 }
 
 func (a *app) printForked(f rest.Forked) error {
@@ -94,7 +136,7 @@ func (a *app) printForked(f rest.Forked) error {
 			return err
 		}
 		if child.Run != nil {
-			if err := a.printf("%s", indent(child.Run.Stdout)+indent(child.Run.Stderr)); err != nil {
+			if err := a.printf("%s", a.shown(indent(child.Run.Stdout)+indent(child.Run.Stderr))); err != nil {
 				return err
 			}
 		}
@@ -136,6 +178,14 @@ func forkOutcome(f rest.Forked) error {
 		return failed(nil, "", "the command failed in all copies")
 	}
 	return &failure{code: exitPartly, kind: "partly", message: fmt.Sprintf("the command failed in %d of %d copies", bad, len(f.Children))}
+}
+
+// shown is text of a sandbox for standard output: on a terminal without what could steer it.
+func (a *app) shown(s string) string {
+	if terminalOf(a.out) != nil {
+		return terminalText(s)
+	}
+	return s
 }
 
 // indent is text of a sandbox beneath a line of aether's own.

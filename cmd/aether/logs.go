@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -117,79 +115,4 @@ func (a *app) logs(ctx context.Context, c *client.Client, id string, asJSON bool
 		return nil
 	}
 	return a.printJSON(whole)
-}
-
-func newAttach(a *app) *cobra.Command {
-	var o clientOptions
-	cmd := &cobra.Command{
-		Use:   "attach PROCESS|SANDBOX [flags]",
-		Short: "Connect to the streams of a background process",
-		Long: `Connect to a background process, or to the one of a sandbox that was started last: what it
-has written and writes comes out here, standard input goes to it, and its exit code is passed
-on. The end of standard input ends its own. Ctrl-C disconnects; the process goes on ("aether
-kill PROCESS" ends it). There is no terminal between the two: programs that want one, such as
-editors, cannot be used through it.
-
-  pr=$(aether exec -d SANDBOX -- python3 -i)
-  echo 'print(6*7)' | aether attach $pr` + needsServer,
-		Args: takes(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.asking(func(c *client.Client) error { return a.attach(cmd.Context(), c, args[0]) })
-		},
-	}
-	o.register(cmd)
-	return cmd
-}
-
-// stdinRetry is how long to wait before a process that is behind in reading is sent more.
-const stdinRetry = 100 * time.Millisecond
-
-func (a *app) attach(ctx context.Context, c *client.Client, arg string) error {
-	id, err := processOf(ctx, c, arg)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		if err := a.feed(ctx, c, id); err != nil {
-			cancel(err)
-		}
-	}()
-	p, err := c.Follow(ctx, id, a.out, a.err, a.noteSkipped)
-	if err != nil {
-		return err
-	}
-	return passOnResult(p.ExitCode, p.Signal, p.TimedOut, p.Error)
-}
-
-// feed sends standard input to a process until either ends.
-func (a *app) feed(ctx context.Context, c *client.Client, id string) error {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := a.in.Read(buf)
-		last := err != nil
-		for {
-			sendErr := c.WriteStdin(ctx, id, buf[:n], last)
-			if runtime.CodeOf(sendErr) != runtime.CodeConflict {
-				if sendErr != nil {
-					return fmt.Errorf("send standard input: %w", sendErr)
-				}
-				break
-			}
-			// It has ended, or is behind in reading.
-			res, pollErr := c.Poll(ctx, id, 0, 0, 0)
-			if pollErr != nil || !res.Running || strings.Contains(sendErr.Error(), "closed") {
-				return nil //nolint:nilerr // whoever follows the process reports how it is
-			}
-			select {
-			case <-time.After(stdinRetry):
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		if last {
-			return nil
-		}
-	}
 }

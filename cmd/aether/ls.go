@@ -14,14 +14,16 @@ import (
 
 func newList(a *app) *cobra.Command {
 	var o clientOptions
-	var asJSON, quiet bool
+	var asJSON, quiet, flat bool
 	cmd := &cobra.Command{
-		Use:   "ls [SANDBOX] [flags]",
-		Short: "List sandboxes, or the processes of one",
-		Long: `List the sandboxes of the tenant, in the order of their creation, with what each is a copy
-of; or the background processes of one sandbox.
+		Use:     "ls [SANDBOX] [flags]",
+		Aliases: []string{"ps", "list"},
+		Short:   "List sandboxes, or the processes of one",
+		Long: `List the sandboxes of the tenant as trees: each below the one that it is a copy of, those that
+are of no other in the order of their creation. Or list the background processes of one sandbox.
+"aether ps" is the same.
 
-  aether ls
+  aether ps
   aether ls SANDBOX
   aether ls -q | xargs -r aether kill` + needsServer,
 		Args: takes(0, 1),
@@ -30,17 +32,18 @@ of; or the background processes of one sandbox.
 				if len(args) == 1 {
 					return a.listProcesses(cmd.Context(), c, args[0], asJSON, quiet)
 				}
-				return a.listSandboxes(cmd.Context(), c, asJSON, quiet)
+				return a.listSandboxes(cmd.Context(), c, asJSON, quiet, flat)
 			})
 		},
 	}
 	o.register(cmd)
 	jsonFlag(cmd, &asJSON)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs only")
+	cmd.Flags().BoolVar(&flat, "flat", false, "all in the order of their creation, without trees")
 	return cmd
 }
 
-func (a *app) listSandboxes(ctx context.Context, c *client.Client, asJSON, quiet bool) error {
+func (a *app) listSandboxes(ctx context.Context, c *client.Client, asJSON, quiet, flat bool) error {
 	list, err := c.Sandboxes(ctx)
 	if err != nil {
 		return err
@@ -49,7 +52,12 @@ func (a *app) listSandboxes(ctx context.Context, c *client.Client, asJSON, quiet
 		return a.printJSON(map[string]any{"sandboxes": list})
 	}
 	t := table{head: []string{"SANDBOX", "SYSTEM", "STATE", "IMAGE", "MIB", "AGE", "PROCESSES", "ENDS IN", "FROM", "SESSION"}, right: map[int]bool{4: true, 6: true}}
-	for _, sb := range list {
+	rows := asTrees(list)
+	if flat || quiet {
+		rows = asList(list)
+	}
+	for _, row := range rows {
+		sb := row.Sandbox
 		if quiet {
 			if err := a.printf("%s\n", sb.ID); err != nil {
 				return err
@@ -60,7 +68,7 @@ func (a *app) listSandboxes(ctx context.Context, c *client.Client, asJSON, quiet
 		if from == "" {
 			from = sb.Snapshot
 		}
-		t.add(sb.ID, sb.System, string(sb.State), sb.Image, strconv.Itoa(sb.MemoryMiB), age(sb.Created), strconv.Itoa(sb.Processes), endsIn(sb), from, sb.Session)
+		t.add(row.branch+sb.ID, sb.System, string(sb.State), sb.Image, strconv.Itoa(sb.MemoryMiB), age(sb.Created), strconv.Itoa(sb.Processes), endsIn(sb), from, sb.Session)
 	}
 	if quiet {
 		return nil

@@ -18,6 +18,7 @@ type programOptions struct {
 	env                  []string
 	timeout              time.Duration
 	network              networkOptions
+	tty                  ttyOption
 }
 
 // register makes all of them flags of a command but for the Docker runtime, which commands word differently.
@@ -27,6 +28,7 @@ func (o *programOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.image, "image", image.DefaultName, "`image`, by name or digest (see \"aether image ls\")")
 	flags.DurationVar(&o.timeout, "timeout", 0, "kill the program after so long (\"10s\", \"2m\"); 0 is never")
 	o.network.register(cmd)
+	o.tty.register(flags)
 	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
 	flags.StringVarP(&o.dir, "dir", "C", "", "working `directory` in the sandbox")
 }

@@ -28,11 +28,14 @@ func newRun(a *app) *cobra.Command {
 		Long: `Create a sandbox, run one program in it, and remove it, as an agent's tool call does: by
 the runtime that is beneath "aether serve" and "aether mcp", in this process. Standard
 input, output and error are the program's, and its exit code is passed on (see "aether
-help exit-codes"). Ctrl-C ends the program and removes the sandbox.
+help exit-codes"). Without a terminal, Ctrl-C ends the program and removes the sandbox.
 
   aether run -- python3 -c 'print(6*7)'
   aether run -v --vm auto --mem 512 -- uname -a
   echo hello | aether run --vm gvisor --timeout 10s -- tr a-z A-Z
+  aether run -- bash
+
+` + ttyHelp + `
 
 --secret lets it use a credential that it never sees: aether puts it into its requests to one
 host, over HTTPS, on the way. It needs a system whose network ends in aether (aethervm).
@@ -60,7 +63,7 @@ that can do what is asked for; -v says which one it was, and why.`,
 }
 
 func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err error) {
-	if err := o.network.check(); err != nil {
+	if err := errors.Join(o.network.check(), o.tty.check()); err != nil {
 		return err
 	}
 	secrets, err := parseSecrets(o.secrets, false)
@@ -102,10 +105,16 @@ func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err err
 	if a.verbose {
 		a.notice("%s, %s; sandbox %s, %d MiB, network %s", box.System, box.Why, box.ID, box.MemoryMiB, box.Network)
 	}
+	seat := a.seat(o.tty)
+	if err := seat.enter(); err != nil {
+		return err
+	}
+	defer seat.leave()
 	res, err := s.Run(ctx, runtime.RunRequest{
 		Sandbox: box.ID, Args: args, Dir: o.dir, Env: callersEnv(o.env), Timeout: o.timeout,
-		Stdin: a.in, Stdout: a.out, Stderr: a.err,
+		Stdin: a.in, Stdout: a.out, Stderr: a.err, Terminal: seat.runtime(),
 	})
+	seat.leave()
 	if err != nil {
 		return fromRuntime(err)
 	}

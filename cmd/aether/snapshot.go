@@ -1,30 +1,47 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/aethervm/aether/internal/client"
+	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/internal/server/rest"
 )
 
 func newSnapshot(a *app) *cobra.Command {
+	var o saveOptions
 	cmd := &cobra.Command{
-		Use:   "snapshot",
+		Use:   "snapshot [SANDBOX [flags]]",
 		Short: "Save sandboxes, and make sandboxes from what was saved",
 		Long: `Save a sandbox, which goes on; make a new one from a snapshot, any number of times; or put one
 back to a snapshot of it. Snapshots are the tenant's and stay until they are removed.
 
-  sn=$(aether snapshot save SANDBOX --name clean)
-  aether snapshot restore $sn
-  aether snapshot rollback SANDBOX $sn
-  aether snapshot ls
+  sn=$(aether snapshot SANDBOX --name clean)      the same as aether snapshot save SANDBOX
+  aether restore $sn                              a new sandbox; also aether snapshot restore
+  aether snapshot rollback SANDBOX clean          the sandbox itself, back to its snapshot
+  aether snapshot ls --of SANDBOX
   aether snapshot rm $sn` + needsServer,
-		Args: commandArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && isSandboxID(args[0]) {
+				return nil
+			}
+			return commandArgs(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return a.saveSnapshot(cmd.Context(), args[0], o)
+		},
 	}
+	o.register(cmd)
 	for _, sub := range []*cobra.Command{newSnapshotSave(a), newSnapshotRestore(a), newSnapshotRollback(a), newSnapshotList(a), newSnapshotRemove()} {
 		sub.DisableFlagsInUseLine = true
 		cmd.AddCommand(sub)
@@ -32,10 +49,34 @@ back to a snapshot of it. Snapshots are the tenant's and stay until they are rem
 	return cmd
 }
 
+type saveOptions struct {
+	clientOptions
+	name, key string
+	asJSON    bool
+}
+
+func (o *saveOptions) register(cmd *cobra.Command) {
+	o.clientOptions.register(cmd)
+	cmd.Flags().StringVar(&o.name, "name", "", "a `name`, for people and for rollback")
+	cmd.Flags().StringVar(&o.key, "key", "", "idempotency `key`: the second call with it answers as the first did")
+	jsonFlag(cmd, &o.asJSON)
+}
+
+func (a *app) saveSnapshot(ctx context.Context, sandboxID string, o saveOptions) error {
+	return o.asking(func(c *client.Client) error {
+		info, err := c.Snapshot(ctx, sandboxID, o.name, o.key)
+		if err != nil {
+			return err
+		}
+		if o.asJSON {
+			return a.printJSON(info)
+		}
+		return a.printf("%s\n", info.ID)
+	})
+}
+
 func newSnapshotSave(a *app) *cobra.Command {
-	var o clientOptions
-	var name, key string
-	var asJSON bool
+	var o saveOptions
 	cmd := &cobra.Command{
 		Use:   "save SANDBOX [flags]",
 		Short: "Save a sandbox, and print the ID of the snapshot",
@@ -44,23 +85,20 @@ sandbox goes on.
 
   snap=$(aether snapshot save SANDBOX --name before)`,
 		Args: takes(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.asking(func(c *client.Client) error {
-				info, err := c.Snapshot(cmd.Context(), args[0], name, key)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return a.printJSON(info)
-				}
-				return a.printf("%s\n", info.ID)
-			})
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.saveSnapshot(cmd.Context(), args[0], o) },
 	}
 	o.register(cmd)
-	cmd.Flags().StringVar(&name, "name", "", "a `name`, for people")
-	cmd.Flags().StringVar(&key, "key", "", "idempotency `key`: the second call with it answers as the first did")
-	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// newRestore is `aether restore`: what `aether snapshot restore` is, where one looks for it first.
+func newRestore(a *app) *cobra.Command {
+	cmd := newSnapshotRestore(a)
+	cmd.Long = `Make a sandbox from a snapshot, any number of times, and print its ID. It goes on from where the
+saved one was, as a sandbox of its own. "aether snapshot rollback" puts a sandbox itself back.
+
+  sn=$(aether snapshot SANDBOX)
+  sb=$(aether restore $sn)` + needsServer
 	return cmd
 }
 
@@ -100,15 +138,22 @@ func newSnapshotRollback(a *app) *cobra.Command {
 	var o clientOptions
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "rollback SANDBOX SNAPSHOT [flags]",
+		Use:   "rollback SANDBOX SNAPSHOT|NAME [flags]",
 		Short: "Put a sandbox back to a snapshot; what runs in it ends",
-		Long: `Put a sandbox back to a snapshot that was taken of it. Its ID stays; what runs in it ends.
+		Long: `Put a sandbox back to any snapshot that was taken of it, by the snapshot's ID, or by a name: the
+last one of the sandbox that has it. Its ID stays; what runs in it ends. It can be put back and
+forth: the snapshots stay.
 
-  aether snapshot rollback SANDBOX SNAPSHOT`,
+  aether snapshot SANDBOX --name clean
+  aether snapshot rollback SANDBOX clean`,
 		Args: takes(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.asking(func(c *client.Client) error {
-				sb, err := c.Rollback(cmd.Context(), args[0], args[1])
+				id, err := checkpoint(cmd.Context(), c, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				sb, err := c.Rollback(cmd.Context(), args[0], id)
 				if err != nil || !asJSON {
 					return err
 				}
@@ -121,21 +166,47 @@ func newSnapshotRollback(a *app) *cobra.Command {
 	return cmd
 }
 
+var snapshotIDRE = regexp.MustCompile(`^sn[a-z2-7]{10}$`)
+
+// checkpoint finds the snapshot that a rollback names: an ID, or the last one of the sandbox that has the name.
+func checkpoint(ctx context.Context, c *client.Client, sandboxID, name string) (string, error) {
+	if snapshotIDRE.MatchString(name) {
+		return name, nil
+	}
+	list, err := c.Snapshots(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range slices.Backward(list) { // the newest is last
+		if s.Sandbox == sandboxID && s.Name == name {
+			return s.ID, nil
+		}
+	}
+	return "", &failure{code: exitNotFound, kind: "not-found", message: fmt.Sprintf("sandbox %s has no snapshot of the name %q", sandboxID, name),
+		remedy: "`aether snapshot ls --of " + sandboxID + "` lists those that it has"}
+}
+
 func newSnapshotList(a *app) *cobra.Command {
 	var o clientOptions
 	var asJSON bool
+	var of string
 	cmd := &cobra.Command{
 		Use:   "ls [flags]",
 		Short: "List the snapshots of the tenant",
-		Long: `List the snapshots of the tenant, those of all its sessions.
+		Long: `List the snapshots of the tenant, those of all its sessions, or those that were taken of one
+sandbox.
 
-  aether snapshot ls --json`,
+  aether snapshot ls --json
+  aether snapshot ls --of SANDBOX`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.asking(func(c *client.Client) error {
 				list, err := c.Snapshots(cmd.Context())
 				if err != nil {
 					return err
+				}
+				if of != "" {
+					list = slices.DeleteFunc(list, func(s runtime.SnapshotInfo) bool { return s.Sandbox != of })
 				}
 				if asJSON {
 					return a.printJSON(map[string]any{"snapshots": list})
@@ -149,6 +220,7 @@ func newSnapshotList(a *app) *cobra.Command {
 		},
 	}
 	o.register(cmd)
+	cmd.Flags().StringVar(&of, "of", "", "only those of this `sandbox`")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }

@@ -70,7 +70,9 @@ A name that is taken moves to the new template.
 
   aether template create py --memory 512 --warm 'pip list >/dev/null' --warm 'touch /root/ready'
 
-It prints the digest of the template's content.`,
+It prints the digest of the template's content. On a terminal it shows how far it is, and what
+the commands write; where there is none it is silent, and of a command that failed the end of
+what it has written is in the error. --json has how long each stage took.`,
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.createTemplate(cmd.Context(), args[0], o) },
 	}
@@ -101,16 +103,19 @@ func (a *app) createTemplate(ctx context.Context, name string, o templateOptions
 	defer func() { _ = hold.Close() }()
 	spec := sandbox.TemplateSpec{Name: name, Spec: sandbox.Spec{Image: img, VCPUs: o.vcpus, MemoryMiB: o.memory}}
 	o.network.apply(&spec.Spec)
+	told := a.tellTemplate(name, o.warm)
+	spec.Progress = told.progress
 	for _, w := range o.warm {
-		spec.WarmUp = append(spec.WarmUp, sandbox.Cmd{Args: []string{"sh", "-c", w}})
+		spec.WarmUp = append(spec.WarmUp, sandbox.Cmd{Args: []string{"sh", "-c", w}, Stdout: told.output(), Stderr: told.output()})
 	}
 	a.sweepFirst(ctx, f)
 	made, err := d.CreateTemplate(ctx, spec)
+	stages := told.close()
 	if err != nil {
 		return err
 	}
 	if o.asJSON {
-		return a.printJSON(made)
+		return a.printJSON(madeTemplate{made, stages})
 	}
 	return a.printf("%s\n", made.Digest)
 }

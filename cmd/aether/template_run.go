@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,13 +70,11 @@ func (a *app) runTemplate(ctx context.Context, name string, args []string, o tem
 		return err
 	}
 	a.sweepFirst(ctx, f)
-	begin := time.Now()
-	copies, err := d.ForkTemplate(ctx, name, o.n)
-	if err != nil {
-		return err
-	}
-	a.logger().Debug("copied", "template", name, "copies", len(copies), "ms", time.Since(begin).Milliseconds())
-	if len(copies) == 1 && !o.asJSON {
+	if o.n == 1 && !o.asJSON {
+		copies, err := d.ForkTemplate(ctx, name, 1)
+		if err != nil {
+			return err
+		}
 		command.Stdin, command.Stdout, command.Stderr = a.in, a.out, a.err
 		exit, err := copies[0].Exec(ctx, command)
 		if err := errors.Join(err, copies[0].Close()); err != nil {
@@ -88,89 +82,17 @@ func (a *app) runTemplate(ctx context.Context, name string, args []string, o tem
 		}
 		return passOn(exit)
 	}
-	results := make([]copyResult, len(copies))
-	var tasks sync.WaitGroup
-	for i, c := range copies {
-		tasks.Go(func() { results[i] = runCopy(ctx, c, command) })
+	results, err := a.copiesAllOrNone(ctx, d, name, o.n, command, maxCopyOutput)
+	if err != nil {
+		return err
 	}
-	tasks.Wait()
-	return a.printCopies(results, o.asJSON)
+	if o.asJSON {
+		err = a.printJSON(results)
+	} else {
+		err = a.printCopies(results)
+	}
+	return errors.Join(err, outcome(results))
 }
 
 // maxCopyOutput is how much is kept of what a program of many writes to each of its streams, in bytes.
 const maxCopyOutput = 1 << 20
-
-// copyResult is what has become of a program in one of many sandboxes.
-type copyResult struct {
-	Sandbox  string `json:"sandbox"`
-	Code     int    `json:"exit_code"`
-	Signal   int    `json:"signal,omitempty"`
-	TimedOut bool   `json:"timed_out,omitempty"`
-	Stdout   string `json:"stdout"`
-	Stderr   string `json:"stderr"`
-	Error    string `json:"error,omitempty"`
-
-	err error
-}
-
-// runCopy runs the program and closes the sandbox.
-func runCopy(ctx context.Context, c sandbox.Sandbox, command sandbox.Cmd) copyResult {
-	out, errOut := &head{limit: maxCopyOutput}, &head{limit: maxCopyOutput}
-	command.Stdout, command.Stderr = out, errOut
-	r := copyResult{Sandbox: c.ID()}
-	exit, err := c.Exec(ctx, command)
-	if r.err = errors.Join(err, c.Close()); r.err != nil {
-		r.Error = r.err.Error()
-	}
-	r.Code, r.Signal, r.TimedOut, r.Stdout, r.Stderr = exit.Code, exit.Signal, exit.TimedOut, out.String(), errOut.String()
-	return r
-}
-
-// head keeps the first bytes of what is written to it.
-type head struct {
-	bytes.Buffer
-	limit int
-}
-
-func (h *head) Write(p []byte) (int, error) {
-	_, _ = h.Buffer.Write(p[:min(len(p), h.limit-h.Len())]) // never fails
-	return len(p), nil
-}
-
-func (a *app) printCopies(results []copyResult, asJSON bool) error {
-	var errs []error
-	worked := 0
-	for _, r := range results {
-		switch {
-		case r.err != nil:
-			errs = append(errs, r.err)
-		case r.Code != 0 || r.Signal != 0 || r.TimedOut:
-			errs = append(errs, fmt.Errorf("%s: the program ended with exit code %d, signal %d, timed out: %v", r.Sandbox, r.Code, r.Signal, r.TimedOut))
-		default:
-			worked++
-		}
-	}
-	var err error
-	if asJSON {
-		err = a.printJSON(results)
-	} else {
-		for i, r := range results {
-			if err = a.printf("== %d %s\n", i+1, r.Sandbox); err == nil {
-				_, err = io.WriteString(a.out, r.Stdout)
-			}
-			_, _ = io.WriteString(a.err, r.Stderr) // told and not kept
-			if err != nil {
-				break
-			}
-		}
-	}
-	switch {
-	case err != nil:
-		return err
-	case len(errs) > 0 && worked > 0:
-		return &failure{code: exitPartly, kind: "partly", err: errors.Join(errs...)}
-	case len(errs) > 0:
-		return &failure{code: exitFailed, kind: "failed", err: errors.Join(errs...)}
-	}
-	return nil
-}
