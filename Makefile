@@ -78,7 +78,20 @@ lab-test: lab ## the tests that need real KVM, in the lab
 	scripts/lab-test ./internal/kvm
 	LABFLAGS="--mem 6144" TESTFLAGS="-test.v -test.run Linux" scripts/lab-test ./internal/machine ./internal/cell
 	scripts/lab-test ./vmm
+	LABFLAGS="--mem 6144" TESTFLAGS="-test.v -test.run Real/aethervm" scripts/lab-test ./internal/runtime
 	scripts/lab-conformance
+
+.PHONY: fork-bench
+fork-bench: lab ## what copies cost beside KVM's own calls, natively and in the lab with --icount; results in bench/results
+	scripts/fork-bench native
+	scripts/fork-bench lab
+
+.PHONY: scale-bench
+scale-bench: agent ## what many copies of a guest of a few instructions cost on this host (root); OUT=FILE takes the samples
+	$(GO) build -trimpath -o $(BIN)/scale-bench ./bench/scale
+	$(BIN)/scale-bench -axis fanout $(if $(OUT),-out $(OUT))
+	$(BIN)/scale-bench -axis share -n 1,2,4,8,16,32,64 $(if $(OUT),-out $(OUT))
+	$(BIN)/scale-bench -axis sustain -n 10000 $(if $(OUT),-out $(OUT))
 
 .PHONY: race lint fuzz check generate tidy
 race: agent ## all tests with the race detector, the drivers' too

@@ -44,6 +44,13 @@ func metricRules() []metricRule {
 		{"snapshot.fork.unique_ratio", "snapshot.fork.unique", mean},
 		{"snapshot.fork.clock_ratio", "snapshot.fork.clock", mean},
 		{"snapshot.fork.prng_ratio", "snapshot.fork.prng", mean},
+		{"snapshot.live.first.p50_ms", "snapshot.live.first", p50},
+		{"snapshot.live.fork1.p50_ms", "snapshot.live.fork1", p50},
+		{"snapshot.live.fork10.p50_ms", "snapshot.live.fork10", p50},
+		{"snapshot.template.create.p50_ms", "snapshot.template.create", p50},
+		{"snapshot.template.disk_mib", "snapshot.template.disk", p50},
+		{"snapshot.template.fork1.p50_ms", "snapshot.template.fork1", p50},
+		{"snapshot.template.fork10.p50_ms", "snapshot.template.fork10", p50},
 
 		{"control.jobs_count", "control.job", sum},
 		{"control.jobs_ratio", "control.job", mean},

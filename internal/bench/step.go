@@ -29,6 +29,7 @@ func steps() []step {
 		{"density.sweep", AxisDensity, firstRounds, 10 * time.Minute, stepDensity},
 		{"snapshot.pause", AxisSnapshot, everyRound, 3 * time.Minute, stepPause},
 		{"snapshot.cycle", AxisSnapshot, everyRound, 10 * time.Minute, stepSnapshot},
+		{"snapshot.copies", AxisSnapshot, everyRound, 10 * time.Minute, stepCopies},
 		{"control.jobs", AxisControl, lastRound, 20 * time.Minute, stepJobs},
 		{"control.agent", AxisControl, lastRound, 40 * time.Minute, stepAgent},
 		{"isolation.probes", AxisIsolation, lastRound, 5 * time.Minute, stepProbes},
