@@ -161,7 +161,7 @@ func (d *Driver) launch(ctx context.Context, owned *lease.Lease, spec sandbox.Sp
 		return nil, err
 	}
 	s.Sandbox = agentsandbox.New(agentsandbox.Config{
-		System: System, ID: id, Spec: spec, Machine: s.machine, Forget: func() { d.keeper.Forget(id) },
+		System: System, ID: id, Spec: spec, Machine: s.machine, Keep: true, Forget: func() { d.keeper.Forget(id) },
 	})
 	if err := s.bringUp(ctx, saved != nil); err != nil {
 		return nil, errors.Join(err, s.Close())

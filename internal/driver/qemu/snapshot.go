@@ -41,9 +41,11 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 		if s.paused {
 			return nil
 		}
+		s.Client.Drop() // who asks for something meanwhile is to wait outside, and may give up there
 		if err := s.machine.monitor.Run(ctx, "stop", nil, nil); err != nil {
 			return err
 		}
+		s.Client.Drop() // that of an operation that has ended meanwhile
 		s.paused = true
 		return nil
 	})
@@ -98,6 +100,7 @@ func (s *Sandbox) snapshot(ctx context.Context, dir string) (snap sandbox.Snapsh
 	if err := s.Client.Freeze(ctx); err != nil {
 		return snap, err
 	}
+	s.Client.Drop()
 	// Whatever comes, the machine goes on, also when ctx has ended.
 	saveErr := s.save(ctx, file)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawPatience)
