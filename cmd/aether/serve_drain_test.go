@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -77,7 +78,9 @@ func TestDrainCutsWhoTakesNothing(t *testing.T) {
 		if err := <-cut; err == nil {
 			t.Error("its program ended well")
 		}
-		<-served // that it was closed
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("the server ended with %v", err)
+		}
 		_ = near.Close()
 	})
 }
