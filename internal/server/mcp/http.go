@@ -38,8 +38,11 @@ type HTTPConfig struct {
 // In revision 2026-07-28 the end of a request's connection cancels its call. In 2025-11-25 it does not,
 // since a client may come back for the answer; there a notification cancels.
 func Handler(cfg HTTPConfig) http.Handler {
+	return cfg.handler(New(Config{Version: cfg.Version, Runtime: cfg.Runtime, Session: cfg.session, Log: cfg.Log}))
+}
+
+func (cfg HTTPConfig) handler(server *sdk.Server) http.Handler {
 	log := sdkLog(cfg.Log)
-	server := New(Config{Version: cfg.Version, Runtime: cfg.Runtime, Session: cfg.session, Log: cfg.Log})
 	get := func(*http.Request) *sdk.Server { return server }
 	stateless := sdk.NewStreamableHTTPHandler(get, &sdk.StreamableHTTPOptions{
 		Stateless: true, PropagateRequestCancellation: true, Logger: log, MaxRequestBodyBytes: requestSize,

@@ -21,15 +21,19 @@ const (
 	// progressShown is how many bytes a notification shows; notifications may get lost, and the result has
 	// the output anyway.
 	progressShown = 1 << 10
+	// progressLast is how long the end of a call waits for a notification that the client has not read yet. It goes
+	// before the result all the same, which waits for the client too, but neither is the runtime's.
+	progressLast = 500 * time.Millisecond
 )
 
-// progress tells a client about a call that takes long, if it has asked for that.
+// progress tells a client about a call that takes long, if it has asked for that. Of what one that does not read was not
+// told, the last progressShown bytes are kept.
 type progress struct {
 	req     *sdk.CallToolRequest
 	token   any
 	started time.Time
 	end     chan struct{}
-	done    sync.WaitGroup
+	done    chan struct{} // closed when no notification will follow
 
 	mu   sync.Mutex
 	tail []byte // of the output since the last notification
@@ -41,16 +45,25 @@ func newProgress(ctx context.Context, req *sdk.CallToolRequest) *progress {
 	if token == nil {
 		return nil
 	}
-	p := &progress{req: req, token: token, started: time.Now(), end: make(chan struct{})}
-	p.done.Go(func() { p.tell(ctx) })
+	p := &progress{req: req, token: token, started: time.Now(), end: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.tell(ctx)
+	}()
 	return p
 }
 
-// stop returns when no notification will follow.
+// stop has no new notification begin. It returns when the last one is sent, or after progressLast.
 func (p *progress) stop() {
-	if p != nil {
-		close(p.end)
-		p.done.Wait()
+	if p == nil {
+		return
+	}
+	close(p.end)
+	patience := time.NewTimer(progressLast)
+	defer patience.Stop()
+	select {
+	case <-p.done:
+	case <-patience.C:
 	}
 }
 
@@ -82,6 +95,11 @@ func (p *progress) tell(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
+			select {
+			case <-p.end: // too, which counts more
+				return
+			default:
+			}
 			p.mu.Lock()
 			message := strings.ToValidUTF8(string(p.tail), "")
 			p.tail = p.tail[:0]

@@ -15,13 +15,28 @@ import (
 // longer is cancelled.
 const lastCalls = 5 * time.Second
 
+// lastAnswers is how long cancelled calls may take to end, and their client to read that.
+const lastAnswers = 5 * time.Second
+
+var errUnread = errors.New("mcp: the client has closed its side, and not all was answered: it does not read, or what was cancelled does not end")
+
 // ServeStdio serves one client that writes requests to in and reads answers from out, a line each. It
-// returns nil when the client has closed in, and ctx's error when ctx ends; what was going on is then over.
+// returns nil when the client has closed in, and ctx's error when ctx ends; what was going on is then over. For a
+// client that does not read it waits some seconds, and leaves a Write to out behind.
 // The server serves nobody else.
 func ServeStdio(ctx context.Context, server *sdk.Server, in io.Reader, out io.Writer) error {
 	server.AddReceivingMiddleware(endsWith(ctx))
-	t := &drained{over: ctx.Done(), under: &sdk.IOTransport{Reader: io.NopCloser(in), Writer: unclosed{out}}}
-	err := server.Run(ctx, t)
+	t := &drained{over: ctx.Done(), ended: make(chan struct{}), under: &sdk.IOTransport{Reader: io.NopCloser(in), Writer: unclosed{out}}}
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx, t) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-t.ended:
+		err = atLast(done)
+	case <-ctx.Done():
+		err = atLast(done)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -29,6 +44,18 @@ func ServeStdio(ctx context.Context, server *sdk.Server, in io.Reader, out io.Wr
 		return nil
 	}
 	return err
+}
+
+// atLast waits for the server's end, though not without end for a client that does not read.
+func atLast(done <-chan error) error {
+	patience := time.NewTimer(lastAnswers)
+	defer patience.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-patience.C:
+		return errUnread
+	}
 }
 
 // endsWith ends every call with ctx. The SDK would wait for them.
@@ -53,6 +80,7 @@ func (unclosed) Close() error { return nil }
 type drained struct {
 	under sdk.Transport
 	over  <-chan struct{} // nobody waits any more
+	ended chan struct{}   // closed when no request will follow, and those before it are answered or given up
 }
 
 func (t *drained) Connect(ctx context.Context) (sdk.Connection, error) {
@@ -60,12 +88,13 @@ func (t *drained) Connect(ctx context.Context) (sdk.Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &drainedConn{Connection: c, over: t.over, open: map[jsonrpc.ID]bool{}, changed: make(chan struct{}, 1)}, nil
+	return &drainedConn{Connection: c, over: t.over, end: sync.OnceFunc(func() { close(t.ended) }), open: map[jsonrpc.ID]bool{}, changed: make(chan struct{}, 1)}, nil
 }
 
 type drainedConn struct {
 	sdk.Connection
 	over <-chan struct{}
+	end  func() // that no request will follow
 
 	mu      sync.Mutex
 	open    map[jsonrpc.ID]bool // requests that have no answer yet
@@ -76,6 +105,7 @@ func (c *drainedConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 	msg, err := c.Connection.Read(ctx)
 	if err != nil {
 		c.wait()
+		c.end()
 		return nil, err
 	}
 	if req, ok := msg.(*jsonrpc.Request); ok && req.IsCall() {
