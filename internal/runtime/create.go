@@ -215,7 +215,8 @@ func (s *Session) Inspect(ctx context.Context, sandboxID string) (info SandboxIn
 	return b.info(), nil
 }
 
-// EgressLog tells which flows of a sandbox were refused, where its system keeps a record.
+// EgressLog tells which flows of a sandbox were refused, where its system keeps a record, and what its secrets were used
+// for.
 func (s *Session) EgressLog(ctx context.Context, sandboxID string) (log sandbox.EgressLog, err error) {
 	ctx, c, err := s.call(ctx, "egress log", sandboxID, CanRead)
 	c.quiet = true

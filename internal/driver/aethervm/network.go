@@ -142,8 +142,16 @@ func (s *Sandbox) EgressLog(context.Context) (sandbox.EgressLog, error) {
 	if err := s.Ended("egress log"); err != nil {
 		return sandbox.EgressLog{}, err
 	}
-	if s.network == nil {
-		return sandbox.EgressLog{}, nil
+	return s.network.log(), nil
+}
+
+func (n *network) log() sandbox.EgressLog {
+	if n == nil {
+		return sandbox.EgressLog{}
 	}
-	return s.network.refused.log(), nil
+	log := n.refused.log()
+	if c, ok := n.through.(sandbox.CredentialLogger); ok {
+		log.Credentials, log.CredentialsOmitted = c.CredentialLog()
+	}
+	return log
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aethervm/aether/internal/egress/inject"
 	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
+	"github.com/aethervm/aether/vmm"
 )
 
 // The network of a sandbox whose flows are opened for it keeps it from the host all the same.
@@ -117,5 +118,28 @@ func TestOutsideOfWhatIsNotMade(t *testing.T) {
 	_, err := (&Driver{}).CreateTemplate(t.Context(), sandbox.TemplateSpec{Name: "t", Spec: sandbox.Spec{Network: sandbox.NetworkOutbound, Outside: out}})
 	if e, ok := errors.AsType[*sandbox.Error](err); !ok || !errors.Is(err, sandbox.ErrUnsupported) || e.Remedy == "" {
 		t.Errorf("a template: %v", err)
+	}
+}
+
+// recorded is counted, with a record.
+type recorded struct{ counted }
+
+func (recorded) CredentialLog() ([]sandbox.CredentialUse, int64) {
+	return []sandbox.CredentialUse{{Secret: "token", Host: "example.com", Method: "GET", Status: 200, Count: 2}}, 3
+}
+
+// The log of a network has the uses of credentials beside what was refused.
+func TestCredentialsAreInTheEgressLog(t *testing.T) {
+	for _, through := range []sandbox.Outside{recorded{}, counted{}, nil} {
+		n := &network{through: through}
+		n.denied(vmm.Flow{Protocol: "dns", Name: "elsewhere.example", Count: 1})
+		log := n.log()
+		_, records := through.(sandbox.CredentialLogger)
+		if len(log.Refused) != 1 || records != (len(log.Credentials) == 1 && log.Credentials[0].Count == 2 && log.CredentialsOmitted == 3) {
+			t.Errorf("%T: %+v", through, log)
+		}
+	}
+	if log := (*network)(nil).log(); len(log.Refused)+len(log.Credentials) != 0 {
+		t.Errorf("without a network: %+v", log)
 	}
 }

@@ -23,5 +23,7 @@
 //     101, in a WebSocket for one, where nothing is held back to be looked through: a rule trusts its host as far as it
 //     goes.
 //
+// Which secrets went to which host, with what answer, and which requests were refused, is counted: CredentialLog.
+//
 // A copy of the sandbox has the rules with Fork only, and the same authority, which its programs trust already.
 package inject

@@ -17,6 +17,7 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -230,7 +231,7 @@ func TestInjects(t *testing.T) {
 			t.Fatalf("the host got %+v", r)
 		}
 	}
-	if len(w.events) != 3 || w.events[0] != (Event{Host: "api.example.org", Status: 200}) {
+	if want := (Event{Host: "api.example.org", Secrets: []string{"token"}, Method: "POST", Status: 200}); len(w.events) != 3 || !reflect.DeepEqual(w.events[0], want) {
 		t.Errorf("%+v", w.events)
 	}
 }

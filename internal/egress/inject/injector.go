@@ -51,9 +51,14 @@ type Config struct {
 // Event is a request to the host of a rule. It has nothing that a credential may be in.
 type Event struct {
 	Host string `json:"host"`
+	// Secrets are the names of those that the request was, or would have been, given.
+	Secrets []string `json:"secrets,omitempty"`
+	// Method is a common one of HTTP, or "other".
+	Method string `json:"method,omitempty"`
 	// Status is that of the answer; 0 if there was none.
 	Status int `json:"status,omitempty"`
-	// Refused says why the request was not sent on.
+	// Refused says why the request was not sent on, or a secret not had. It is empty for one that may have reached the
+	// host with the credential, whether that has answered or not.
 	Refused string `json:"refused,omitempty"`
 }
 
@@ -65,6 +70,7 @@ type Injector struct {
 	now       func() time.Time
 	server    *http.Server
 	accepted  *handedOver
+	record    record
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -242,6 +248,7 @@ func (i *Injector) Close() error {
 }
 
 func (i *Injector) report(e Event) {
+	i.record.add(e, time.Now())
 	if i.cfg.Report != nil {
 		i.cfg.Report(e)
 	}

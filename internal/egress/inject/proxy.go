@@ -6,8 +6,11 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
+	"slices"
 	"strconv"
+	"sync/atomic"
 )
 
 // ServeHTTP sends a request on with the credentials of its host's rules.
@@ -21,21 +24,31 @@ func (i *Injector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	defer context.AfterFunc(i.ctx, cancel)()
 	r = r.WithContext(ctx)
+	rules, event := i.rules(f.host, f.to.Port(), f.plain), Event{Host: f.host, Method: methodOf(r)}
+	for _, rule := range rules {
+		if !slices.Contains(event.Secrets, rule.Secret) {
+			event.Secrets = append(event.Secrets, rule.Secret)
+		}
+	}
 	if status, why := f.objection(r); why != "" {
-		i.refuse(w, f, status, why)
+		i.refuse(w, event, status, why)
 		return
 	}
 	values := map[string]string{}
 	var secrets []string
-	for _, rule := range i.rules(f.host, f.to.Port(), f.plain) {
+	for _, rule := range rules {
 		value, secret, err := rule.value(r.Context(), i.cfg.Secrets)
 		if err != nil {
-			i.refuse(w, f, http.StatusBadGateway, err.Error())
+			event.Secrets = []string{rule.Secret}
+			i.refuse(w, event, http.StatusBadGateway, err.Error())
 			return
 		}
 		values[rule.Header] = value
 		secrets = append(secrets, secret)
 	}
+	// Once there is a connection to the host, it may have got the credential, whatever happens then.
+	var sent atomic.Bool
+	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}))
 	proxy := httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = "https", f.authority(), r.Host
@@ -55,12 +68,21 @@ func (i *Injector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if res.StatusCode != http.StatusSwitchingProtocols {
 				res.Body = &redactedBody{newRedactor(&trailing{res, secrets, res.Body}, secrets), res.Body}
 			}
-			i.report(Event{Host: f.host, Status: res.StatusCode})
+			event.Status = res.StatusCode
+			i.report(event)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
 			// What went wrong may have been said by whoever is there in the host's place.
-			i.refuse(w, f, http.StatusBadGateway, "it cannot be reached, or is not who it should be")
+			const why = "it cannot be reached, or is not who it should be"
+			switch {
+			case !sent.Load():
+				i.refuse(w, event, http.StatusBadGateway, why)
+				return
+			case event.Status == 0: // else that was reported
+				i.report(event)
+			}
+			answerRefusal(w, f.host, http.StatusBadGateway, why)
 		},
 	}
 	proxy.ServeHTTP(interim{w, secrets}, r)
@@ -87,10 +109,15 @@ func (f *flow) hasPort(host string) bool {
 
 func (f *flow) authority() string { return net.JoinHostPort(f.host, strconv.Itoa(int(f.to.Port()))) }
 
-func (i *Injector) refuse(w http.ResponseWriter, f *flow, status int, why string) {
-	i.report(Event{Host: f.host, Refused: why})
+func (i *Injector) refuse(w http.ResponseWriter, e Event, status int, why string) {
+	e.Refused = why
+	i.report(e)
+	answerRefusal(w, e.Host, status, why)
+}
+
+func answerRefusal(w http.ResponseWriter, host string, status int, why string) {
 	w.Header().Set("Connection", "close")
-	http.Error(w, "aether: "+f.host+": "+why, status)
+	http.Error(w, "aether: "+host+": "+why, status)
 }
 
 // trailing reads a body, and overwrites secrets in the trailer, which is there when the body has ended.

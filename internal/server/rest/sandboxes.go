@@ -136,7 +136,7 @@ func (s *server) registerSandboxes() {
 		})
 	type egress struct{ Body sandbox.EgressLog }
 	register(s, huma.Operation{OperationID: "get-egress", Method: http.MethodGet, Path: "/v1/sandboxes/{sandbox}/egress", Tags: tags,
-		Summary: "Which flows of a sandbox were refused, where its system keeps a record"},
+		Summary: "Which flows of a sandbox were refused, and what its secrets were used for, where its system keeps a record"},
 		func(ctx context.Context, in *OneSandbox) (*egress, error) {
 			session, err := s.find(ctx, in.Of, in.Sandbox)
 			if err != nil {
