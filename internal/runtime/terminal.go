@@ -175,6 +175,26 @@ func (s *Session) attach(ctx context.Context, req AttachRequest) (p *process, er
 	return p, err
 }
 
+// DenyTerminal refuses a terminal to a caller who may not run programs though the session may: one with a view token. The
+// terminal is a sandbox's, for a program, or that of a process; the other ID is empty. It always returns an error, and is in
+// the audit log like what the session refuses.
+func (s *Session) DenyTerminal(ctx context.Context, sandboxID, processID string) (err error) {
+	op := "run"
+	if processID != "" {
+		op = "attach"
+	}
+	_, c, err := s.call(ctx, op, sandboxID, CanExec)
+	c.note("process", processID)
+	defer c.end(&err)
+	if err != nil {
+		return err
+	}
+	if p, err := s.process(op, processID); err == nil {
+		c.sandbox = p.b.id
+	}
+	return refuse(CodeDenied, op, "use a token of the tenant that is no view token", "who bears this token may not run programs")
+}
+
 // typed passes on what is typed while ctx lasts.
 func (p *process) typed(ctx context.Context, in io.Reader) {
 	buf := make([]byte, attachChunk)

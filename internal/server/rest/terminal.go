@@ -77,7 +77,7 @@ func (s *server) registerTerminals(tags []string) {
 		func(ctx context.Context, in *OneSandbox) (*huma.StreamResponse, error) {
 			session, err := s.find(ctx, in.Of, in.Sandbox)
 			if err == nil {
-				err = mayExec(ctx)
+				err = mayExec(ctx, session, in.Sandbox, "")
 			}
 			if err != nil {
 				return nil, err
@@ -95,7 +95,7 @@ func (s *server) registerTerminals(tags []string) {
 		func(ctx context.Context, in *attach) (*huma.StreamResponse, error) {
 			session, err := s.find(ctx, in.Of, in.Process)
 			if err == nil {
-				err = mayExec(ctx)
+				err = mayExec(ctx, session, "", in.Process)
 			}
 			if err != nil {
 				return nil, err
@@ -124,10 +124,10 @@ func (s *server) registerTerminals(tags []string) {
 }
 
 // mayExec refuses who may only look: a websocket begins with a GET, whatever it is for.
-func mayExec(ctx context.Context) error {
+func mayExec(ctx context.Context, session *runtime.Session, sandboxID, processID string) error {
 	t, err := tenant(ctx)
 	if err == nil && !slices.Contains(t.Capabilities, runtime.CanExec) {
-		err = refuse(runtime.CodeDenied, "terminal", "use a token of the tenant that is no view token", "who bears this token may not run programs")
+		err = session.DenyTerminal(ctx, sandboxID, processID)
 	}
 	return err
 }

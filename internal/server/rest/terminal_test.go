@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -135,6 +136,15 @@ func TestTerminalsOfOthers(t *testing.T) {
 				_ = conn.CloseNow()
 			}
 		}
+	}
+	denied := map[string]string{}
+	for _, e := range call[runtime.AuditPage](t, s, "GET", "/v1/audit?sandbox="+sb, nil, 200).Entries {
+		if e.Result == string(runtime.CodeDenied) {
+			denied[e.Op] = e.What["process"]
+		}
+	}
+	if want := map[string]string{"run": "", "attach": process}; !maps.Equal(denied, want) {
+		t.Errorf("the audit log has %v as denied, want %v", denied, want)
 	}
 	conn, _ := s.dial(t, "/v1/processes/"+plain+"/terminal")
 	if _, last := hear(t, conn); last.Problem == nil || last.Problem.Code != runtime.CodeConflict {
