@@ -26,7 +26,8 @@ type Branch struct {
 	network                 bool
 
 	mu    sync.RWMutex
-	files []*os.File // the state, then the layers of the memory; nil once closed
+	files []*os.File  // the state, then the layers of the memory; nil once closed
+	uses  []*layerUse // of each layer; nil once closed, and for one that was kept on disk
 }
 
 // VCPUs is the number of the guest's processors.
@@ -70,7 +71,8 @@ func (b *Branch) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	err := closeAll(b.files)
-	b.files = nil
+	releaseAll(b.uses)
+	b.files, b.uses = nil, nil
 	return err
 }
 
@@ -115,14 +117,21 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 	defer func() { _ = ours.Close() }()
 	// What the guest has written becomes a layer, which stays charged to the cell, and which the guest will write
 	// anew.
-	if err := c.group.allow(c.layered + int64(c.cfg.MemoryMiB)<<20); err != nil {
+	ram := int64(c.cfg.MemoryMiB) << 20
+	if err := c.group.allow(c.layered + c.lost + ram); err != nil {
 		_ = theirs.Close()
 		return nil, fmt.Errorf("make room for it: %w", err)
 	}
 	defer func() {
-		if err != nil {
-			// The cell may have made a layer all the same, which nobody knows but the guest that goes on from it.
-			c.layered += int64(c.cfg.MemoryMiB) << 20
+		if err == nil {
+			return
+		}
+		// The cell may have made a layer all the same, which nobody knows but the guest that goes on from it, until the
+		// next branch has it. Room is kept for one, however often that happens: a cell could refuse each branch to
+		// have no limit in the end.
+		c.lost = ram
+		if ctx.Err() == nil { // else it may still be at it
+			_ = c.group.allow(c.layered + c.lost)
 		}
 	}()
 	_, err = c.call(ctx, message{Kind: kindBranch}, theirs)
@@ -139,27 +148,11 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 	b := &Branch{
 		vcpus: c.cfg.VCPUs, memoryMiB: c.cfg.MemoryMiB, disks: len(c.cfg.Disks), network: c.cfg.Network != nil, files: files,
 	}
-	if err := c.countLayers(files[1:]); err != nil {
+	if b.uses, err = c.charge(files[1:]); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	_ = c.group.allow(c.layered) // when it fails, the cell may take more than it should, until the next time
 	return b, nil
-}
-
-// countLayers adds to what the cell is charged for the layers that were not there before. The caller holds
-// c.branching.
-func (c *Cell) countLayers(layers []*os.File) error {
-	for _, f := range layers {
-		id, size, err := layerSize(f)
-		if err != nil {
-			return err
-		}
-		if !c.known[id] {
-			c.known[id] = true
-			c.layered += size
-		}
-	}
-	return nil
 }
 
 // fileID tells a file from others.
@@ -183,7 +176,7 @@ func layerSize(f *os.File) (id fileID, size int64, err error) {
 // given to the cell as layers. Whatever it sends instead, nothing of it stays open. This socket is the only one from
 // which an owner takes descriptors, and it does so once. An owner that has no descriptors left for them gets an error that
 // wraps EMFILE.
-func receiveBranch(conn *net.UnixConn, memory uint64, given map[fileID]bool) (_ []*os.File, err error) {
+func receiveBranch(conn *net.UnixConn, memory uint64, given map[fileID]*layerUse) (_ []*os.File, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(transferPatience))
 	rights := make([]byte, unix.CmsgSpace(4*(vmm.MaxLayers+1)))
 	_, n, flags, _, err := conn.ReadMsgUnix(make([]byte, 1), rights)
@@ -209,8 +202,10 @@ func receiveBranch(conn *net.UnixConn, memory uint64, given map[fileID]bool) (_ 
 		limit, unit := memory, uint64(guestmem.PageSize)
 		if i == 0 {
 			limit, unit = vmm.MaxStateSize, 1
-		} else if id, _, err := layerSize(f); err == nil && given[id] {
-			continue
+		} else if id, _, err := layerSize(f); err == nil {
+			if _, ok := given[id]; ok {
+				continue
+			}
 		}
 		if err := sealed(f, limit, unit); err != nil {
 			return nil, fmt.Errorf("file %d of its branch: %w", i, err)

@@ -36,11 +36,13 @@ type Cell struct {
 	link     *link
 	flows    atomic.Pointer[flows] // nil without a network
 
-	branching sync.Mutex      // held while a branch is taken
-	known     map[fileID]bool // layers that were counted, or are not this cell's
-	given     map[fileID]bool // layers of the branch that it was started from
-	layered   int64           // bytes of the layers that are charged to this cell
-	layers    int             // of the branch that it was started from
+	layers int // of the branch that it was started from
+
+	branching sync.Mutex           // held while a branch is taken; guards what follows
+	given     map[fileID]*layerUse // layers of the branch that it was started from; nil after its end
+	own       map[fileID]*layerUse // layers that are charged to this cell, as far as the owner knows
+	layered   int64                // their bytes
+	lost      int64                // what is allowed for one that the owner does not know, in bytes
 
 	console  *console
 	messages *tail.Tail
@@ -188,6 +190,7 @@ func (c *Cell) free() error {
 	if f := c.flows.Load(); f != nil { // after the last message
 		f.close()
 	}
+	c.letGo() // the process, which has mapped them, is gone
 	c.identity.Release()
 	if c.group != nil {
 		errs = append(errs, c.group.remove())

@@ -34,7 +34,7 @@ func Prepare(ctx context.Context, cfg SpareConfig) (*Spare, error) {
 
 func prepare(ctx context.Context, cfg SpareConfig, try trial) (*Spare, error) {
 	c := &Cell{
-		known: map[fileID]bool{}, given: map[fileID]bool{},
+		given: map[fileID]*layerUse{},
 		cfg:   Config{ID: cfg.ID, Program: cfg.Program, VCPUs: cfg.VCPUs, MemoryMiB: cfg.MemoryMiB},
 		trial: try, console: &console{keep: tail.New(consoleTail)}, messages: tail.New(messagesTail),
 		done: make(chan struct{}), closed: make(chan struct{}),

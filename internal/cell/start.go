@@ -76,13 +76,9 @@ func (c *Cell) source() (files []*os.File, release func(), err error) {
 		return nil, nil, err
 	}
 	c.layers = len(files) - 1
-	for _, f := range files[1:] {
-		id, _, err := layerSize(f)
-		if err != nil {
-			c.cfg.From.release()
-			return nil, nil, err
-		}
-		c.known[id], c.given[id] = true, true // somebody else is charged for it
+	if err := c.take(files[1:], c.cfg.From.uses); err != nil {
+		c.cfg.From.release()
+		return nil, nil, err
 	}
 	return files, c.cfg.From.release, nil
 }
