@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aethervm/aether/internal/guestmem"
 )
 
@@ -97,10 +99,21 @@ func fork(s *Snapshot, cfg ForkConfig) (_ *VM, err error) {
 		return nil, err
 	}
 	if err := vm.machine.Restore(s.machine); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSnapshot, err)
+		return nil, unfit(err)
 	}
 	vm.keepPages(cfg.Pages)
 	return vm, nil
+}
+
+// unfit makes an error about the snapshot of one of what was restored from it, unless it says that the host has run out of
+// something: the snapshot is as good as before then.
+func unfit(err error) error {
+	for _, scarce := range []error{unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.ENOSPC, unix.EAGAIN, unix.ENOBUFS} {
+		if errors.Is(err, scarce) {
+			return fmt.Errorf("the host has run out of something: %w", err)
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrSnapshot, err)
 }
 
 // keepPages takes over the page map that Branch is to use.
