@@ -47,6 +47,11 @@ func stepCopies(ctx context.Context, s *session) error {
 func (s *session) template(ctx context.Context, t sandbox.Templater) (err error) {
 	spec := sandbox.TemplateSpec{Name: "bench-" + lease.NewID(), Spec: s.spec,
 		WarmUp: []sandbox.Cmd{{Args: []string{"python3", "-c", "import json"}}}}
+	// The next bench removes it if this process is killed.
+	forget, err := s.scratch.rememberTemplate(sandbox.Template{System: s.driver.System(), Name: spec.Name})
+	if err != nil {
+		return err
+	}
 	start := time.Now()
 	made, err := t.CreateTemplate(ctx, spec)
 	if err != nil {
@@ -57,7 +62,11 @@ func (s *session) template(ctx context.Context, t sandbox.Templater) (err error)
 	defer func() {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 		defer cancel()
-		if rmErr := t.RemoveTemplate(clean, spec.Name); rmErr != nil && err == nil {
+		rmErr := t.RemoveTemplate(clean, spec.Name)
+		if rmErr == nil {
+			rmErr = forget()
+		}
+		if rmErr != nil && err == nil {
 			err = fmt.Errorf("remove the template: %w", rmErr)
 		}
 	}()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -71,6 +73,9 @@ func (d *copyingDriver) ForkTemplate(ctx context.Context, name string, n int) (l
 func (d *copyingDriver) RemoveTemplate(_ context.Context, name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.templates[name] {
+		return fs.ErrNotExist
+	}
 	delete(d.templates, name)
 	return nil
 }
@@ -111,4 +116,53 @@ func TestCopiesFail(t *testing.T) {
 			t.Errorf("left: %d sandboxes, %v", sandboxes, d.templates)
 		}
 	})
+}
+
+// Templates of a bench that was killed go with the next bench that has their system; those of one that runs stay.
+func TestTemplatesOfAKilledBench(t *testing.T) {
+	d := newCopying()
+	drivers := []sandbox.Driver{d}
+	root := t.TempDir()
+	begin := func(drivers []sandbox.Driver, names ...string) *scratch {
+		t.Helper()
+		s, err := newScratch(t.Context(), root, drivers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if _, err := s.rememberTemplate(sandbox.Template{System: "a", Name: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s
+	}
+	killed, lives := begin(drivers, "bench-killed", "bench-unmade"), begin(drivers, "bench-lives")
+	if err := os.WriteFile(filepath.Join(killed.lease.Dir, templatePrefix+"half"), []byte(`{"sys`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bench-killed", "bench-lives", "bench-of-a-user"} {
+		d.templates[name] = true
+	}
+	killed.lease.Abandon() // as the kernel does when a process dies
+	scratches := []*scratch{lives}
+	for _, c := range []struct {
+		drivers []sandbox.Driver
+		want    int
+	}{{nil, 3}, {drivers, 2}, {drivers, 2}} {
+		scratches = append(scratches, begin(c.drivers))
+		if len(d.templates) != c.want {
+			t.Errorf("%d drivers: %v are there, not %d", len(c.drivers), d.templates, c.want)
+		}
+	}
+	if d.templates["bench-killed"] {
+		t.Error("the template of the one that was killed is there")
+	}
+	for _, s := range scratches {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := list(t, root); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
 }

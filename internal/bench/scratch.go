@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -15,11 +16,14 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-// snapshotPrefix begins the names of the files that remember snapshots.
-const snapshotPrefix = "snapshot-"
+// snapshotPrefix begins the names of the files that remember snapshots, templatePrefix those of templates.
+const (
+	snapshotPrefix = "snapshot-"
+	templatePrefix = "template-"
+)
 
 // scratch is a leased directory for snapshots. Each snapshot is remembered in it as JSON, because
-// one may also lie in the store of its system, where no driver's Sweep touches it.
+// one may also lie in the store of its system, where no driver's Sweep touches it. So is each template, which always does.
 type scratch struct{ lease *lease.Lease }
 
 // newScratch leases a directory below root, after clearing those of dead processes.
@@ -51,17 +55,52 @@ func newScratch(ctx context.Context, root string, drivers []sandbox.Driver) (*sc
 	return &scratch{l}, nil
 }
 
-// forgetAll removes the snapshots that are remembered in dir.
+// forgetAll removes the snapshots and templates that are remembered in dir.
 func forgetAll(ctx context.Context, dir string, drivers []sandbox.Driver) error {
-	names, err := filepath.Glob(filepath.Join(dir, snapshotPrefix+"*"))
+	errs := []error{forgetAgents(ctx, dir, drivers)}
+	for prefix, forget := range map[string]func(context.Context, string, []sandbox.Driver) error{
+		snapshotPrefix: forgetOne, templatePrefix: forgetTemplate,
+	} {
+		names, err := filepath.Glob(filepath.Join(dir, prefix+"*"))
+		errs = append(errs, err)
+		for _, name := range names {
+			errs = append(errs, forget(ctx, name, drivers))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rememberTemplate notes a template that is about to be made: it has its name before its maker knows.
+func (s *scratch) rememberTemplate(t sandbox.Template) (forget func() error, err error) {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	name := filepath.Join(s.lease.Dir, templatePrefix+t.Name)
+	return func() error { return removeIfThere(name) }, os.WriteFile(name, b, 0o600)
+}
+
+// forgetTemplate removes a template whose maker is dead, if it was made.
+func forgetTemplate(ctx context.Context, file string, drivers []sandbox.Driver) error {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	errs := []error{forgetAgents(ctx, dir, drivers)}
-	for _, name := range names {
-		errs = append(errs, forgetOne(ctx, name, drivers))
+	var made sandbox.Template
+	if json.Unmarshal(b, &made) != nil {
+		return nil // killed while it was being noted, before it was made
 	}
-	return errors.Join(errs...)
+	for _, d := range drivers {
+		if t, ok := d.(sandbox.Templater); ok && d.System() == made.System {
+			ctx, cancel := context.WithTimeout(ctx, cleanupLimit)
+			defer cancel()
+			if err := t.RemoveTemplate(ctx, made.Name); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("no driver for %q at hand", made.System)
 }
 
 func forgetOne(ctx context.Context, name string, drivers []sandbox.Driver) error {
