@@ -248,10 +248,16 @@ func killOne(t *testing.T, d *Driver, phase int, life time.Duration) {
 	want := sandbox.ErrDead
 	if phase == 2 {
 		want = sandbox.ErrClosed
-		go killCells(t, rand.N(10*time.Millisecond))
+		killed := make(chan struct{})
+		go func() {
+			defer close(killed)
+			time.Sleep(rand.N(10 * time.Millisecond))
+			killNow(t)
+		}()
 		if err := c.b.Close(); err != nil {
 			t.Errorf("close of a machine that is being killed: %v", err)
 		}
+		<-killed // none of the next sandbox
 	} else {
 		killCells(t, 0)
 	}
@@ -276,6 +282,11 @@ func killCells(t *testing.T, later time.Duration) {
 		}
 	}
 	time.Sleep(later)
+	killNow(t)
+}
+
+// killNow kills what there is of cells.
+func killNow(t *testing.T) {
 	for _, pid := range cells(t) {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
