@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -32,7 +32,7 @@ type copyResult struct {
 
 // runCopy runs the program in copy i and closes the sandbox. It keeps so many bytes of each stream.
 func runCopy(ctx context.Context, i int, c sandbox.Sandbox, command sandbox.Cmd, limit int) copyResult {
-	out, errOut := &head{limit: limit}, &head{limit: limit}
+	out, errOut := head.New(limit), head.New(limit)
 	command.Stdout, command.Stderr = out, errOut
 	command.Env = append(command.Env[:len(command.Env):len(command.Env)], "AETHER_FORK="+strconv.Itoa(i))
 	r := copyResult{Number: i, Sandbox: c.ID()}
@@ -41,7 +41,7 @@ func runCopy(ctx context.Context, i int, c sandbox.Sandbox, command sandbox.Cmd,
 	r.MS = time.Since(begin).Milliseconds()
 	r.fail(errors.Join(err, c.Close()))
 	r.Code, r.Signal, r.TimedOut, r.Stdout, r.Stderr = exit.Code, exit.Signal, exit.TimedOut, out.String(), errOut.String()
-	r.Truncated = out.more || errOut.more
+	r.Truncated = out.More() || errOut.More()
 	return r
 }
 
@@ -86,20 +86,6 @@ func (r copyResult) lastWords() string {
 	}
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return lines[len(lines)-1]
-}
-
-// head keeps the first bytes of what is written to it.
-type head struct {
-	bytes.Buffer
-	limit int
-	more  bool
-}
-
-func (h *head) Write(p []byte) (int, error) {
-	room := min(len(p), h.limit-h.Len())
-	h.more = h.more || room < len(p)
-	_, _ = h.Buffer.Write(p[:room]) // never fails
-	return len(p), nil
 }
 
 // printCopies prints what the programs have written, each below its number.

@@ -217,15 +217,17 @@ func (r *Runner) agent(ctx context.Context, stdin io.Reader, stdout io.Writer, a
 
 var errAgent = errors.New("guest agent failed")
 
-// limitedBuffer refuses to grow past maxReply.
-type limitedBuffer struct{ bytes.Buffer }
+// limitedBuffer refuses to grow past maxReply. The buffer is not embedded: io.Copy would use its ReadFrom, which knows no limit.
+type limitedBuffer struct{ kept bytes.Buffer }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxReply {
+	if b.kept.Len()+len(p) > maxReply {
 		return 0, fmt.Errorf("reply of more than %d bytes", maxReply)
 	}
-	return b.Buffer.Write(p)
+	return b.kept.Write(p)
 }
+
+func (b *limitedBuffer) Bytes() []byte { return b.kept.Bytes() }
 
 // guard returns a writer that calls fail with w's first error. A nil w discards.
 func guard(w io.Writer, fail context.CancelCauseFunc) io.Writer {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -166,10 +167,10 @@ func (b *box) code(u *use, lang language, req CodeRequest) (res CodeResult, err 
 
 // startInterpreter returns when it listens.
 func (b *box) startInterpreter(u *use, lang language, name Language) error {
-	var said bytes.Buffer
+	said := head.New(4 << 10)
 	exit, err := u.sb.Exec(u.ctx, sandbox.Cmd{
 		Args: append(append([]string{}, lang.start...), name.socket()), Dir: "/",
-		Stderr: &limitedWriter{w: &said, left: 4 << 10}, Timeout: startTimeout,
+		Stderr: said, Timeout: startTimeout,
 	})
 	if errors.Is(err, sandbox.ErrCannotRun) {
 		return &Error{Code: CodeUnsupported, Op: "code", Cause: fmt.Sprintf("%s is not in the image", lang.start[0]),

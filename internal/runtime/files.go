@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -240,9 +241,9 @@ func modeFor(u *use, name string, mode fs.FileMode) (fs.FileMode, error) {
 // makeDir makes a directory and those above it. missing is the error that says that it is not there: it is what remains
 // where the image has nothing to make one with.
 func makeDir(u *use, dir string, missing error) error {
-	var said bytes.Buffer
+	said := head.New(1 << 10)
 	exit, err := u.sb.Exec(u.ctx, sandbox.Cmd{Args: []string{"mkdir", "-p", "--", dir},
-		Stderr: &limitedWriter{w: &said, left: 1 << 10}, Timeout: mkdirTimeout})
+		Stderr: said, Timeout: mkdirTimeout})
 	switch {
 	case errors.Is(err, sandbox.ErrCannotRun):
 		return missing

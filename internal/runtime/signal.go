@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"strconv"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/guestagent"
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -100,10 +100,10 @@ func (p *process) signal(ctx context.Context, number unix.Signal) (sent bool, er
 		return false, p.b.reason(ctx, err)
 	}
 	defer u.end()
-	var out bytes.Buffer
+	out := head.New(64)
 	_, err = u.sb.Exec(u.ctx, sandbox.Cmd{
 		Args:   []string{"/bin/sh", "-c", signalScript, "sh", strconv.Itoa(int(number)), processEnv + "=" + p.id, guestagent.Mount},
-		Stdout: &limitedWriter{w: &out, left: 64}, Timeout: signalTimeout,
+		Stdout: out, Timeout: signalTimeout,
 	})
 	if err != nil {
 		return false, p.b.reason(u.ctx, err)
@@ -124,17 +124,4 @@ func parseSignal(op, name string) (unix.Signal, error) {
 		return n, nil
 	}
 	return 0, refuse(CodeInvalid, op, "use a name such as TERM, INT, HUP, USR1 or KILL, or a number from 1 to 64", "there is no signal %q", clip(name, 32))
-}
-
-// limitedWriter takes what fits and drops the rest.
-type limitedWriter struct {
-	w    *bytes.Buffer
-	left int
-}
-
-func (l *limitedWriter) Write(p []byte) (int, error) {
-	n := min(len(p), l.left)
-	l.left -= n
-	l.w.Write(p[:n])
-	return len(p), nil
 }

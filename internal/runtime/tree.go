@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"github.com/aethervm/aether/internal/archive"
 	"github.com/aethervm/aether/internal/guest/files"
 	"github.com/aethervm/aether/internal/guestagent"
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -46,8 +46,8 @@ func (s *Session) DownloadTree(ctx context.Context, req TreeRequest, w io.Writer
 	if err := u.isDir(c.op, req.Path); err != nil {
 		return report, err
 	}
-	var said limitedBuffer
-	exit, err := u.sb.Exec(u.ctx, sandbox.Cmd{Args: []string{guestagent.Mount, "fs", "pack", req.Path}, Stdout: w, Stderr: &said})
+	said := head.New(maxTreeReport)
+	exit, err := u.sb.Exec(u.ctx, sandbox.Cmd{Args: []string{guestagent.Mount, "fs", "pack", req.Path}, Stdout: w, Stderr: said})
 	if err = u.treeEnd(c.op, exit, err, said.Bytes(), said.Bytes(), &report); err == nil {
 		c.note("bytes", strconv.FormatInt(report.Bytes, 10))
 	}
@@ -89,8 +89,8 @@ func (s *Session) UploadTree(ctx context.Context, req TreeRequest, r io.Reader) 
 	}
 	defer written()
 	from := &counted{r: r}
-	var out, said limitedBuffer
-	exit, err := u.sb.Exec(u.ctx, sandbox.Cmd{Args: []string{guestagent.Mount, "fs", "unpack", req.Path}, Stdin: from, Stdout: &out, Stderr: &said})
+	out, said := head.New(maxTreeReport), head.New(maxTreeReport)
+	exit, err := u.sb.Exec(u.ctx, sandbox.Cmd{Args: []string{guestagent.Mount, "fs", "unpack", req.Path}, Stdin: from, Stdout: out, Stderr: said})
 	size, why := from.end()
 	c.note("bytes", strconv.FormatInt(size, 10))
 	if why != nil { // the rest is what it led to
@@ -124,14 +124,4 @@ func (u *use) treeEnd(op string, exit sandbox.Exit, err error, report, failure [
 		return refuse(CodeInvalid, op, "choose another directory", "%s", clip(f.Message, 512))
 	}
 	return u.b.reason(u.ctx, failed)
-}
-
-// limitedBuffer drops what is more than maxTreeReport.
-type limitedBuffer struct{ bytes.Buffer }
-
-func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if room := maxTreeReport - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
 }

@@ -86,11 +86,4 @@ func TestTreeReportIsHostile(t *testing.T) {
 			t.Errorf("%+v: no error", c)
 		}
 	}
-	var b limitedBuffer
-	for range 10 {
-		_, _ = b.Write(make([]byte, maxTreeReport/3))
-	}
-	if b.Len() != maxTreeReport {
-		t.Errorf("%d bytes are kept", b.Len())
-	}
 }

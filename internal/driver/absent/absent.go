@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -137,22 +138,12 @@ var versionPattern = regexp.MustCompile(`v?[0-9]+\.[0-9]+(\.[0-9]+)?(-[0-9A-Za-z
 func version(ctx context.Context, path string, args []string) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var out limited
+	out := head.New(4 << 10)
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdout = &out
+	cmd.Stdout = out
 	cmd.WaitDelay = time.Second // a child of the program may keep the pipe open
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return ""
 	}
-	return versionPattern.FindString(string(out))
-}
-
-// limited keeps the first 4 KiB of what is written to it and swallows the rest.
-type limited []byte
-
-func (l *limited) Write(p []byte) (int, error) {
-	if room := 4096 - len(*l); room > 0 {
-		*l = append(*l, p[:min(room, len(p))]...)
-	}
-	return len(p), nil
+	return versionPattern.FindString(out.String())
 }

@@ -1,7 +1,6 @@
 package gvisor
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -183,8 +183,8 @@ func readLog(f *os.File) string { return parseLog(readAll(f)) }
 func version(ctx context.Context, path string) (string, error) {
 	cmd := exec.CommandContext(ctx, path, "--version")
 	cmd.WaitDelay = clientDrain
-	var out limited
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out := head.New(64 << 10)
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w: %s", path, err, firstLine(out.Bytes()))
 	}
@@ -193,14 +193,4 @@ func version(ctx context.Context, path string) (string, error) {
 		return "", fmt.Errorf("ask %s for its version: %w", path, err)
 	}
 	return v, nil
-}
-
-// limited keeps the first 64 KiB of what is written to it.
-type limited struct{ bytes.Buffer }
-
-func (l *limited) Write(p []byte) (int, error) {
-	if room := 64<<10 - l.Len(); room > 0 {
-		l.Buffer.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
 }
