@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/guestmem"
+	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/vmm"
 )
 
@@ -244,34 +245,6 @@ func TestHostileBranch(t *testing.T) {
 	}
 }
 
-// fewFiles leaves this process room for n more descriptors, until the test's end or until it is called back.
-func fewFiles(t *testing.T, n int) (more func()) {
-	t.Helper()
-	var free []int
-	for range n {
-		fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		free = append(free, fd) // ascending: the kernel gives the lowest
-	}
-	for _, fd := range free {
-		if err := unix.Close(fd); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var old unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free[n-1] + 1), Max: old.Max}); err != nil {
-		t.Fatal(err)
-	}
-	more = func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
-	t.Cleanup(more)
-	return more
-}
-
 // An owner that has no descriptors left says so, does not blame the cell, and knows that the guest may have a layer more: room
 // is left for one, not for one each time, as a cell could refuse branches to get more and more.
 func TestBranchWithoutDescriptors(t *testing.T) {
@@ -294,7 +267,7 @@ func TestBranchWithoutDescriptors(t *testing.T) {
 			t.Fatal("there is never room enough")
 		}
 		layered := c.layered
-		more := fewFiles(t, n)
+		more := testenv.FewFiles(t, n)
 		b, err := c.Branch(t.Context())
 		more()
 		if err == nil {

@@ -3,24 +3,17 @@ package cell
 import (
 	"bytes"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aethervm/aether/internal/testenv"
 )
 
 // forkCycles is how many copies TestForkCycles makes: AETHER_TEST_ROUNDS, or a few.
 func forkCycles(t testing.TB) int {
 	t.Helper()
-	text := os.Getenv("AETHER_TEST_ROUNDS")
-	if text == "" {
-		return 100
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("AETHER_TEST_ROUNDS is %q", text)
-	}
-	return n
+	return testenv.Number(t, "AETHER_TEST_ROUNDS", 100)
 }
 
 // kib reads a line "NAME: N kB" of a file of /proc.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,15 +22,7 @@ import (
 // kills is how often something is killed at a random moment: AETHER_TEST_KILLS, or a few times.
 func kills(t *testing.T) int {
 	t.Helper()
-	text := os.Getenv("AETHER_TEST_KILLS")
-	if text == "" {
-		return 16
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("AETHER_TEST_KILLS is %q", text)
-	}
-	return n
+	return testenv.Number(t, "AETHER_TEST_KILLS", 16)
 }
 
 // newKillsOwner is an owner in this process, with a parent that runs.

@@ -53,7 +53,7 @@ func TestFewDescriptors(t *testing.T) {
 				t.Fatalf("%s: there is never room enough", name)
 			}
 			what := fmt.Sprintf("%s with room for %d", name, n)
-			more := fewFiles(t, n)
+			more := testenv.FewFiles(t, n)
 			whole := o.limited(t, what, order, unix.EMFILE)
 			more()
 			o.unharmed(t, what, files)

@@ -4,27 +4,18 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/kvm"
+	"github.com/aethervm/aether/internal/testenv"
 )
 
 // testRounds is how often something is tried that must never go wrong: AETHER_TEST_ROUNDS, or a few times.
 func testRounds(t testing.TB) int {
 	t.Helper()
-	text := os.Getenv("AETHER_TEST_ROUNDS")
-	if text == "" {
-		return 20
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("AETHER_TEST_ROUNDS is %q", text)
-	}
-	return n
+	return testenv.Number(t, "AETHER_TEST_ROUNDS", 20)
 }
 
 // The guest of TestNobodySeesLaterWrites. Each vCPU has an area, a place for a copy of it, and a page of counters, whose

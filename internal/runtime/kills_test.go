@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/internal/runtime/runtimetest"
+	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -132,13 +132,7 @@ func TestKilledAnyTime(t *testing.T) {
 		fmt.Println("fails", churn(t, dir))
 		os.Exit(1)
 	}
-	rounds := 8
-	if text := os.Getenv("AETHER_TEST_KILLS"); text != "" {
-		var err error
-		if rounds, err = strconv.Atoi(text); err != nil {
-			t.Fatalf("AETHER_TEST_KILLS is %q", text)
-		}
-	}
+	rounds := testenv.Number(t, "AETHER_TEST_KILLS", 8)
 	dir := t.TempDir()
 	kept := map[string]bool{} // acknowledged
 	maybe := map[string]bool{}

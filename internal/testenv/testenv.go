@@ -5,8 +5,11 @@ package testenv
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/cellbinary"
 	"github.com/aethervm/aether/internal/guestagent"
@@ -94,4 +97,47 @@ func TempRun(t testing.TB) string {
 	}
 	t.Setenv("AETHER_RUN", dir)
 	return dir
+}
+
+// Number is what the environment has under a name, at least 1: how often or how large a test is to be. It is otherwise if
+// the name is not set.
+func Number(t testing.TB, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s is %q: a number from 1 on is needed", name, text)
+	}
+	return n
+}
+
+// FewFiles leaves this process room for n more descriptors, until the test's end or until it is called back.
+func FewFiles(t testing.TB, n int) (more func()) {
+	t.Helper()
+	var free []int
+	for range n {
+		fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		free = append(free, fd) // ascending: the kernel gives the lowest
+	}
+	for _, fd := range free {
+		if err := unix.Close(fd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free[n-1] + 1), Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	more = func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
+	t.Cleanup(more)
+	return more
 }

@@ -3,7 +3,6 @@ package aethervm
 import (
 	"context"
 	"os"
-	"strconv"
 	"testing"
 
 	"github.com/aethervm/aether/internal/kvm"
@@ -88,13 +87,5 @@ func BenchmarkSandbox(b *testing.B) {
 // vcpus is what the environment asks for; 0 is the default.
 func vcpus(t testing.TB) int {
 	t.Helper()
-	text := os.Getenv("AETHER_TEST_VCPUS")
-	if text == "" {
-		return 0
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("AETHER_TEST_VCPUS is %q: a number of vCPUs is needed", text)
-	}
-	return n
+	return testenv.Number(t, "AETHER_TEST_VCPUS", 0)
 }

@@ -8,34 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
 )
-
-// roomFor leaves this process room for n more descriptors until it is called back.
-func roomFor(t *testing.T, n int) (more func()) {
-	t.Helper()
-	var free []int
-	for range n {
-		fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		free = append(free, fd) // ascending: the kernel gives the lowest
-	}
-	for _, fd := range free {
-		if err := unix.Close(fd); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var old unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free[n-1] + 1), Max: old.Max}); err != nil {
-		t.Fatal(err)
-	}
-	return func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
-}
 
 // With few descriptors left a fork and a snapshot are refused for that, or whole; the programs of the original do not stand still.
 func TestFewDescriptors(t *testing.T) {
@@ -45,7 +20,7 @@ func TestFewDescriptors(t *testing.T) {
 	refused := 0
 	for _, n := range []int{1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 18} {
 		dir := t.TempDir()
-		more := roomFor(t, n)
+		more := testenv.FewFiles(t, n)
 		list, err := original.Fork(bounded(t), 1)
 		snap, snapErr := original.Snapshot(bounded(t), dir)
 		more()

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -347,15 +346,7 @@ func (r *faultRig) at(c failcalls.Call) (place, bool) {
 // faultRounds is how many calls are made to fail: AETHER_TEST_FAULTS, or a few, which are too few for templates.
 func faultRounds(t *testing.T) int {
 	t.Helper()
-	text := os.Getenv("AETHER_TEST_FAULTS")
-	if text == "" {
-		return 4
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("AETHER_TEST_FAULTS is %q", text)
-	}
-	return n
+	return testenv.Number(t, "AETHER_TEST_FAULTS", 4)
 }
 
 // Calls of forks, snapshots, restores, templates and creates fail, in the driver's process or in cells, each time another one:

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -22,15 +21,7 @@ import (
 // forks is how many copies are made at once: AETHER_TEST_FORKS, or a few.
 func forks(t testing.TB) int {
 	t.Helper()
-	text := os.Getenv("AETHER_TEST_FORKS")
-	if text == "" {
-		return 8
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("AETHER_TEST_FORKS is %q", text)
-	}
-	return n
+	return testenv.Number(t, "AETHER_TEST_FORKS", 8)
 }
 
 // drawing draws random numbers and reads the clock without a break, also across a fork, which it knows by the boot ID. In a

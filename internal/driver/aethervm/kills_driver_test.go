@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -22,14 +21,7 @@ import (
 func TestKilledDrivers(t *testing.T) {
 	available(t)
 	testenv.TempRun(t)
-	rounds := 2
-	if text := os.Getenv("AETHER_TEST_KILLS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rounds = n
-	}
+	rounds := testenv.Number(t, "AETHER_TEST_KILLS", 2)
 	img, err := json.Marshal(testenv.Image(t))
 	if err != nil {
 		t.Fatal(err)

@@ -3,28 +3,21 @@ package aethervm
 import (
 	"errors"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/sandbox"
 )
 
 // A cell is killed at a random moment of a fork: the original's in every second round, else one that begins or waits to. The
 // fork fails, or its copies are whole; who was not killed goes on. AETHER_TEST_KILLS is how often.
 func TestKilledForks(t *testing.T) {
-	rounds := 2
-	if text := os.Getenv("AETHER_TEST_KILLS"); text != "" {
-		var err error
-		if rounds, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rounds := testenv.Number(t, "AETHER_TEST_KILLS", 2)
 	d := open(t)
 	var original *Sandbox
 	var took time.Duration

@@ -190,13 +190,7 @@ func TestRAM(t *testing.T) {
 // TestKillAnyTime kills machines with SIGKILL at random moments of their lives: nothing may be left
 // or hang, and the next sandbox must start. AETHER_TEST_KILLS is how many, 12 if it is not set.
 func TestKillAnyTime(t *testing.T) {
-	rounds := 12
-	if text := os.Getenv("AETHER_TEST_KILLS"); text != "" {
-		var err error
-		if rounds, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rounds := testenv.Number(t, "AETHER_TEST_KILLS", 12)
 	d := open(t)
 	start := time.Now()
 	if err := create(t, d).Close(); err != nil {
