@@ -127,7 +127,7 @@ func testExecInInterrupted(t *testing.T, sb string) {
 		t.Errorf("exit code %d", f.code)
 	}
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		out, _ := runCommand(t, 0, "", "exec", sb, "--", "sh", "-c", `for p in /proc/[0-9]*; do tr '\0' ' ' < $p/cmdline; done 2>/dev/null`)
+		out, _ := runCommand(t, 0, "", "exec", sb, "--", "sh", "-c", `for p in /proc/[0-9]*; do tr '\0' ' ' < $p/cmdline; done 2>/dev/null; true`)
 		if !strings.Contains(out, "sleep 4711 ") {
 			return
 		}
