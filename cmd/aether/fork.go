@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/aethervm/aether/internal/client"
+	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/internal/server/rest"
 )
 
@@ -50,7 +50,7 @@ some copies failed, and 1 if all did. For a template no server is needed; for a 
 		Args: needSubject,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			subject, program := splitProgram(cmd, args)
-			if !isSandboxID(subject) {
+			if !runtime.IsSandboxID(subject) {
 				return a.forkTemplate(cmd, subject, program, o)
 			}
 			if o.keep {
@@ -84,11 +84,6 @@ some copies failed, and 1 if all did. For a template no server is needed; for a 
 	jsonFlag(cmd, &o.asJSON)
 	return cmd
 }
-
-var sandboxIDRE = regexp.MustCompile(`^sb[a-z2-7]{10}$`)
-
-// isSandboxID tells a sandbox's ID from the name of a template.
-func isSandboxID(name string) bool { return sandboxIDRE.MatchString(name) }
 
 // needSubject checks a command line of one name and, behind "--", a command.
 func needSubject(cmd *cobra.Command, args []string) error {

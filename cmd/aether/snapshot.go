@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -29,7 +28,7 @@ back to a snapshot of it. Snapshots are the tenant's and stay until they are rem
   aether snapshot ls --of SANDBOX
   aether snapshot rm $sn` + needsServer,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 && isSandboxID(args[0]) {
+			if len(args) == 1 && runtime.IsSandboxID(args[0]) {
 				return nil
 			}
 			return commandArgs(cmd, args)
@@ -166,11 +165,9 @@ forth: the snapshots stay.
 	return cmd
 }
 
-var snapshotIDRE = regexp.MustCompile(`^sn[a-z2-7]{10}$`)
-
 // checkpoint finds the snapshot that a rollback names: an ID, or the last one of the sandbox that has the name.
 func checkpoint(ctx context.Context, c *client.Client, sandboxID, name string) (string, error) {
-	if snapshotIDRE.MatchString(name) {
+	if runtime.IsSnapshotID(name) {
 		return name, nil
 	}
 	list, err := c.Snapshots(ctx)

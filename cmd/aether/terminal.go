@@ -172,15 +172,9 @@ func (c *seat) enter() error {
 
 // resized tells the newest size. Only one goroutine calls it.
 func (c *seat) resized() {
-	size := c.size()
-	if !size.Valid() {
-		return
+	if size := c.size(); size.Valid() {
+		runtime.NewestSize(c.sizes, size)
 	}
-	select {
-	case <-c.sizes: // nobody needs that one any more
-	default:
-	}
-	c.sizes <- size
 }
 
 // leave makes the terminal what it was. It may be called again.

@@ -138,11 +138,19 @@ func (c *Client) send(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	var p rest.Problem
-	if err := json.Unmarshal(raw, &p); err != nil || p.Code == "" {
-		return nil, fmt.Errorf("%s %s: the server answered %s, which is no answer of aether's API", req.Method, req.URL.Path, res.Status)
+	if problem := problemIn(raw); problem != nil {
+		return nil, problem
 	}
-	return nil, problemError(p)
+	return nil, fmt.Errorf("%s %s: the server answered %s, which is no answer of aether's API", req.Method, req.URL.Path, res.Status)
+}
+
+// problemIn is the error that a server has sent; nil if what it has sent is none.
+func problemIn(raw []byte) *runtime.Error {
+	var p rest.Problem
+	if json.Unmarshal(raw, &p) != nil || p.Code == "" {
+		return nil
+	}
+	return problemError(p)
 }
 
 // problemError is a problem as the error that it was.

@@ -201,9 +201,8 @@ func readEvents(r io.Reader, take func(name string, data []byte) (done bool, err
 }
 
 func eventError(data []byte) error {
-	var p rest.Problem
-	if err := json.Unmarshal(data, &p); err != nil || p.Code == "" {
-		return errors.New("the server sent an error that is none of aether's")
+	if problem := problemIn(data); problem != nil {
+		return problem
 	}
-	return problemError(p)
+	return errors.New("the server sent an error that is none of aether's")
 }

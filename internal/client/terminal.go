@@ -68,12 +68,8 @@ func (c *Client) socket(ctx context.Context, path string, query url.Values, firs
 	if len(query) > 0 {
 		path += "?" + query.Encode()
 	}
-	header := http.Header{}
-	for name, values := range c.header {
-		header[name] = values
-	}
 	//nolint:bodyclose // the library gives a body that is read already, and closes none that it keeps
-	conn, res, err := websocket.Dial(ctx, c.base+path, &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: header, Subprotocols: []string{rest.TerminalProtocol}})
+	conn, res, err := websocket.Dial(ctx, c.base+path, &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: c.header.Clone(), Subprotocols: []string{rest.TerminalProtocol}})
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return end, cause
@@ -132,10 +128,10 @@ func refusal(res *http.Response, path string, err error) error {
 	if res == nil || res.Body == nil {
 		return err
 	}
-	var p rest.Problem
-	raw, readErr := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if readErr == nil && json.Unmarshal(raw, &p) == nil && p.Code != "" {
-		return problemError(p)
+	if raw, readErr := io.ReadAll(io.LimitReader(res.Body, maxAnswer)); readErr == nil {
+		if problem := problemIn(raw); problem != nil {
+			return problem
+		}
 	}
 	return fmt.Errorf("GET %s: %w", path, err)
 }

@@ -105,12 +105,9 @@ func (s *Session) Code(ctx context.Context, req CodeRequest) (res CodeResult, er
 		return res, err
 	}
 	defer done(&err)
-	if err := s.affordable(c.op); err != nil {
-		return res, err
-	}
-	u, err := b.enter(ctx, forWork)
+	u, err := s.enterBox(ctx, c.op, b, forWork)
 	if err != nil {
-		return res, b.reason(ctx, err)
+		return res, err
 	}
 	defer u.end()
 	res, err = b.code(u, lang, req)

@@ -62,9 +62,7 @@ func (s *Session) Diff(ctx context.Context, req DiffRequest) (res DiffResult, er
 		return DiffResult{}, whose(err, a, b)
 	}
 	res.Next, res.Paths, res.Skipped = found.Next, found.Paths, found.Skipped
-	if m := found.Memory; m != nil {
-		res.Memory = &MemoryDiff{Total: m.Total, OwnA: m.OwnA, OwnB: m.OwnB, Differs: m.Differs}
-	}
+	res.Memory = (*MemoryDiff)(found.Memory)
 	return res, nil
 }
 

@@ -43,9 +43,9 @@ func (s *Session) Read(ctx context.Context, req ReadRequest) (res ReadResult, er
 		return res, err
 	}
 	defer done(&err)
-	u, err := b.enter(ctx, forReading)
+	u, err := s.enterBox(ctx, c.op, b, forReading)
 	if err != nil {
-		return res, b.reason(ctx, err)
+		return res, err
 	}
 	defer u.end()
 	res, err = s.read(u, c.op, req)

@@ -33,6 +33,12 @@ var (
 // repeat it; whoever guesses one of another tenant gains nothing.
 func newID(prefix string) string { return prefix + lease.NewID()[:10] }
 
+// IsSandboxID tells the ID of a sandbox from other names.
+func IsSandboxID(name string) bool { return checkID(prefixSandbox, name) == nil }
+
+// IsSnapshotID tells the ID of a snapshot from other names.
+func IsSnapshotID(name string) bool { return checkID(prefixSnapshot, name) == nil }
+
 func checkID(prefix, id string) error {
 	if !idRE.MatchString(id) || id[:2] != prefix {
 		return fmt.Errorf("%q is no ID of its kind", id)

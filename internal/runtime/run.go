@@ -77,12 +77,9 @@ func (s *Session) runForeground(ctx context.Context, c *call, req RunRequest) (r
 
 // runIn runs a foreground program in a box. begin is called when nothing but the program is left to be done.
 func (s *Session) runIn(ctx context.Context, op string, b *box, req RunRequest, begin func()) (res RunResult, err error) {
-	if err := s.affordable(op); err != nil {
-		return res, err
-	}
-	u, err := b.enter(ctx, forWork)
+	u, err := s.enterBox(ctx, op, b, forWork)
 	if err != nil {
-		return res, b.reason(ctx, err)
+		return res, err
 	}
 	defer u.end()
 	w := s.watch(b.id, req.Progress)

@@ -72,11 +72,17 @@ func (w *screen) resize(size sandbox.TerminalSize) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.size = size
+	NewestSize(w.changes, size)
+}
+
+// NewestSize sends a size in place of one that nobody has taken yet. The channel holds one, and nobody else sends to it at
+// the same time.
+func NewestSize(to chan sandbox.TerminalSize, size sandbox.TerminalSize) {
 	select {
-	case <-w.changes: // nobody needs that one any more
+	case <-to: // nobody needs that one any more
 	default:
 	}
-	w.changes <- size // there is room: only this function sends
+	to <- size // there is room
 }
 
 // ResizeRequest is what Resize takes.

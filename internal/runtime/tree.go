@@ -96,7 +96,8 @@ func (s *Session) UploadTree(ctx context.Context, req TreeRequest, r io.Reader) 
 	if why != nil { // the rest is what it led to
 		return report, u.b.reason(u.ctx, why)
 	}
-	return report, u.treeEnd(c.op, exit, err, out.Bytes(), said.Bytes(), &report)
+	err = u.treeEnd(c.op, exit, err, out.Bytes(), said.Bytes(), &report)
+	return report, err
 }
 
 // treeEnd reads what the agent, or who has taken its place, says of a copy.

@@ -35,6 +35,11 @@ func (s *Session) enter(ctx context.Context, op, sandboxID string, why purpose) 
 	if err != nil {
 		return nil, err
 	}
+	return s.enterBox(ctx, op, b, why)
+}
+
+// enterBox is enter for a sandbox that the caller has.
+func (s *Session) enterBox(ctx context.Context, op string, b *box, why purpose) (*use, error) {
 	if why == forWork {
 		if err := s.affordable(op); err != nil {
 			return nil, err

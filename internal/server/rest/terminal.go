@@ -177,8 +177,7 @@ func (c *terminalConn) run(ctx context.Context, session *runtime.Session, sandbo
 		c.end(ctx, TerminalEvent{}, err)
 		return
 	}
-	ctx, stop := c.start(ctx)
-	defer stop()
+	defer c.start(ctx)()
 	// When the runtime ends the call, it does not wait for a client that takes nothing.
 	out, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
@@ -192,8 +191,7 @@ func (c *terminalConn) run(ctx context.Context, session *runtime.Session, sandbo
 }
 
 func (c *terminalConn) attach(ctx context.Context, session *runtime.Session, process string, from int64) {
-	ctx, stop := c.start(ctx)
-	defer stop()
+	defer c.start(ctx)()
 	info, err := session.Attach(ctx, runtime.AttachRequest{Process: process, From: from, Input: c, Output: terminalOutput{ctx, c}, Resize: c.sizes,
 		Skipped: func(n int64) { _ = c.send(ctx, TerminalEvent{Type: "skipped", Bytes: n}) }})
 	if why := access.Check(ctx); err != nil && why != nil {
@@ -231,9 +229,9 @@ func (c *terminalConn) request(ctx context.Context) (runtime.RunRequest, error) 
 	return run.runtime(), nil
 }
 
-// start reads what the client sends. The context ends when the client has gone, which is seen by that, or when its token
+// start reads what the client sends. It cancels the context when the client has gone, which is seen by that, or when its token
 // was replaced, until the function that it returns is called. A client that is slow is waited for.
-func (c *terminalConn) start(ctx context.Context) (context.Context, func()) {
+func (c *terminalConn) start(ctx context.Context) (stop func()) {
 	c.ctx, c.reading = ctx, true
 	go c.read(ctx)
 	stopped := make(chan struct{})
@@ -252,7 +250,7 @@ func (c *terminalConn) start(ctx context.Context) (context.Context, func()) {
 			}
 		}
 	}()
-	return ctx, func() { close(stopped) }
+	return func() { close(stopped) }
 }
 
 // left tells whether a client has gone of which nothing is read now, since what it has typed is not taken. One that is
@@ -307,14 +305,7 @@ func (c *terminalConn) message(data []byte) ([]byte, error) {
 	case m.Type == "end":
 		return []byte{}, nil
 	case m.Type == "resize" && size.Valid():
-		select {
-		case <-c.sizes: // nobody needs that one any more
-		default:
-		}
-		select {
-		case c.sizes <- size:
-		default:
-		}
+		runtime.NewestSize(c.sizes, size)
 		return nil, nil
 	case m.Type == "resize":
 		return nil, errors.New("a size that a terminal cannot have")
