@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -113,10 +114,5 @@ func each(list []sandbox.Sandbox, f func(sandbox.Sandbox) error) error {
 		wg.Go(func() { errs[i] = f(c) })
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return cmp.Or(errs...)
 }

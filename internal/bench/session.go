@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -129,14 +129,17 @@ func (s *session) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// maxKept bounds what is kept of what a guest writes, in bytes: it does not fill the host's memory.
+const maxKept = 1 << 20
+
 // run executes argv in sb and returns its standard output; anything but success is an error.
 func run(ctx context.Context, sb sandbox.Sandbox, argv ...string) (string, error) {
 	return runCmd(ctx, sb, sandbox.Cmd{Args: argv})
 }
 
 func runCmd(ctx context.Context, sb sandbox.Sandbox, cmd sandbox.Cmd) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &limited{b: &stdout}, &limited{b: &stderr}
+	stdout, stderr := head.New(maxKept), head.New(maxKept)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	exit, err := sb.Exec(ctx, cmd)
 	name := strings.Join(cmd.Args, " ")
 	if len(name) > 60 {
@@ -157,14 +160,4 @@ func firstLine(s string) string {
 		line = line[:200] + "..."
 	}
 	return line
-}
-
-// limited keeps the first MiB of what is written to it: a guest does not fill the host's memory.
-type limited struct{ b *bytes.Buffer }
-
-func (l *limited) Write(p []byte) (int, error) {
-	if room := 1<<20 - l.b.Len(); room > 0 {
-		l.b.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
 }

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aethervm/aether/internal/head"
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -118,8 +118,8 @@ func (w *workload) ticks(ctx context.Context) (int64, error) {
 
 // readAll reads a file of the sandbox, up to the limit of what the host will hold.
 func readAll(ctx context.Context, sb sandbox.Sandbox, name string) ([]byte, error) {
-	var b bytes.Buffer
-	err := sb.ReadFile(ctx, name, &limited{b: &b})
+	b := head.New(maxKept)
+	err := sb.ReadFile(ctx, name, b)
 	return b.Bytes(), err
 }
 
