@@ -72,56 +72,57 @@ func forgetAll(ctx context.Context, dir string, drivers []sandbox.Driver) error 
 
 // rememberTemplate notes a template that is about to be made: it has its name before its maker knows.
 func (s *scratch) rememberTemplate(t sandbox.Template) (forget func() error, err error) {
-	b, err := json.Marshal(t)
-	if err != nil {
-		return nil, err
-	}
 	name := filepath.Join(s.lease.Dir, templatePrefix+t.Name)
-	return func() error { return removeIfThere(name) }, os.WriteFile(name, b, 0o600)
+	return func() error { return removeIfThere(name) }, note(name, t)
+}
+
+func note(file string, what any) error {
+	b, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, b, 0o600)
 }
 
 // forgetTemplate removes a template whose maker is dead, if it was made.
 func forgetTemplate(ctx context.Context, file string, drivers []sandbox.Driver) error {
+	return forgetNoted(ctx, file, drivers, func(t sandbox.Template) string { return t.System },
+		func(ctx context.Context, d sandbox.Templater, t sandbox.Template) error {
+			err := d.RemoveTemplate(ctx, t.Name)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+			return err
+		})
+}
+
+func forgetOne(ctx context.Context, file string, drivers []sandbox.Driver) error {
+	return forgetNoted(ctx, file, drivers, func(s sandbox.Snapshot) string { return s.System },
+		func(ctx context.Context, d sandbox.Restorer, s sandbox.Snapshot) error {
+			return d.RemoveSnapshot(ctx, s)
+		})
+}
+
+// forgetNoted removes what a file says, by the driver of its system, which must be a D.
+func forgetNoted[T, D any](ctx context.Context, file string, drivers []sandbox.Driver, system func(T) string, remove func(context.Context, D, T) error) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	var made sandbox.Template
-	if json.Unmarshal(b, &made) != nil {
-		return nil // killed while it was being noted, before it was made
-	}
-	for _, d := range drivers {
-		if t, ok := d.(sandbox.Templater); ok && d.System() == made.System {
-			ctx, cancel := context.WithTimeout(ctx, cleanupLimit)
-			defer cancel()
-			if err := t.RemoveTemplate(ctx, made.Name); !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			return nil
-		}
-	}
-	return fmt.Errorf("no driver for %q at hand", made.System)
-}
-
-func forgetOne(ctx context.Context, name string, drivers []sandbox.Driver) error {
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	var snap sandbox.Snapshot
-	if json.Unmarshal(b, &snap) != nil {
-		// Killed while it was being written, which is before the snapshot was used: nothing that
+	var what T
+	if json.Unmarshal(b, &what) != nil {
+		// Killed while it was being noted, which is before a template is made or a snapshot used: nothing that
 		// lies outside of dir can be told from it.
 		return nil
 	}
 	for _, d := range drivers {
-		if r, ok := d.(sandbox.Restorer); ok && d.System() == snap.System {
+		if able, ok := d.(D); ok && d.System() == system(what) {
 			ctx, cancel := context.WithTimeout(ctx, cleanupLimit)
 			defer cancel()
-			return r.RemoveSnapshot(ctx, snap)
+			return remove(ctx, able, what)
 		}
 	}
-	return fmt.Errorf("no driver for %q at hand", snap.System)
+	return fmt.Errorf("no driver for %q at hand", system(what))
 }
 
 // dir makes an empty directory for one snapshot.
@@ -132,13 +133,7 @@ func (s *scratch) file(snap sandbox.Snapshot) string {
 	return filepath.Join(s.lease.Dir, snapshotPrefix+hex.EncodeToString(sum[:8]))
 }
 
-func (s *scratch) remember(snap sandbox.Snapshot) error {
-	b, err := json.Marshal(snap)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(s.file(snap), b, 0o600)
-}
+func (s *scratch) remember(snap sandbox.Snapshot) error { return note(s.file(snap), snap) }
 
 func (s *scratch) forget(snap sandbox.Snapshot) error { return removeIfThere(s.file(snap)) }
 
