@@ -123,6 +123,14 @@ func (vm *VM) keepPages(f *os.File) {
 	}
 }
 
+// pagemap returns the page map that Branch uses, and opens one if it was given none. The caller holds vm.branching.
+func (vm *VM) pagemap() (_ *guestmem.Pagemap, err error) {
+	if vm.pages == nil {
+		vm.pages, err = guestmem.OpenPagemap()
+	}
+	return vm.pages, err
+}
+
 // resumeCopy lets a VM of a snapshot go on, as another one.
 func (vm *VM) resumeCopy() error {
 	vm.branching.Lock()

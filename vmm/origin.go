@@ -35,11 +35,9 @@ func (vm *VM) Layers() ([]*os.File, []Place) {
 func (vm *VM) Own(from uint64, bits []byte) error {
 	vm.branching.Lock()
 	defer vm.branching.Unlock()
-	var err error
-	if vm.pages == nil {
-		if vm.pages, err = guestmem.OpenPagemap(); err != nil {
-			return err
-		}
+	pages, err := vm.pagemap()
+	if err != nil {
+		return err
 	}
-	return vm.memory.Own(vm.pages, from, bits)
+	return vm.memory.Own(pages, from, bits)
 }

@@ -12,7 +12,6 @@ import (
 // memory. To make it ahead spares New and Fork half of their time, or more where the processor is emulated.
 type Shell struct {
 	machine *machine.Shell
-	vcpus   int
 	msrs    []uint32
 }
 
@@ -34,7 +33,7 @@ func newShell(device *os.File, vcpus int) (_ *Shell, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Shell{vcpus: vcpus}
+	s := &Shell{}
 	if s.msrs, err = system.MSRIndices(); err == nil {
 		s.machine, err = machine.NewShell(system, vcpus)
 	}

@@ -76,10 +76,9 @@ func (vm *VM) Branch() (*Snapshot, error) {
 func (vm *VM) branch() (_ *Snapshot, err error) {
 	vm.branching.Lock()
 	defer vm.branching.Unlock()
-	if vm.pages == nil {
-		if vm.pages, err = guestmem.OpenPagemap(); err != nil {
-			return nil, err
-		}
+	pages, err := vm.pagemap()
+	if err != nil {
+		return nil, err
 	}
 	vm.machine.Pause()
 	defer vm.machine.Resume()
@@ -89,7 +88,7 @@ func (vm *VM) branch() (_ *Snapshot, err error) {
 	}
 	s.state = vm.deviceStates()
 	s.state.vcpus = len(s.machine.VCPUs)
-	if s.image, err = vm.memory.Branch(vm.pages); err != nil {
+	if s.image, err = vm.memory.Branch(pages); err != nil {
 		return nil, err
 	}
 	if n := len(s.image.Layers()); n > MaxLayers {

@@ -116,13 +116,11 @@ func splitState(state []byte, memory uint64) (layout, []byte, error) {
 func (vm *VM) Touched() ([]snapshot.Run, error) {
 	vm.branching.Lock()
 	defer vm.branching.Unlock()
-	var err error
-	if vm.pages == nil {
-		if vm.pages, err = guestmem.OpenPagemap(); err != nil {
-			return nil, err
-		}
+	pages, err := vm.pagemap()
+	if err != nil {
+		return nil, err
 	}
-	list, err := vm.memory.Touched(vm.pages, snapshot.MaxRuns)
+	list, err := vm.memory.Touched(pages, snapshot.MaxRuns)
 	runs := make([]snapshot.Run, len(list))
 	for i, t := range list {
 		runs[i] = snapshot.Run{RAM: t.RAM, Size: t.Size, Write: t.Written}

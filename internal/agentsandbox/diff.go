@@ -15,13 +15,12 @@ func (s *Sandbox) agent() *Sandbox { return s }
 
 // Diff is sandbox.Differ's, without the memory. Each agent lists what lies in the memory of its guest over the image.
 func (s *Sandbox) Diff(ctx context.Context, other sandbox.Sandbox, opt sandbox.DiffOptions, each func(sandbox.FileChange) error) (sandbox.Diff, error) {
-	const op = "diff"
 	var o *Sandbox
 	if has, ok := other.(agentOf); ok {
 		o = has.agent()
 	}
 	if o == nil || o.cfg.System != s.cfg.System || o.cfg.Spec.Image.Digest != s.cfg.Spec.Image.Digest {
-		return sandbox.Diff{}, treediff.Unrelated(op, s.cfg.System, s.cfg.ID)
+		return sandbox.Diff{}, treediff.Unrelated(s.cfg.System, s.cfg.ID)
 	}
 	return treediff.Compare(ctx, tree{s}, tree{o}, false, opt, each)
 }

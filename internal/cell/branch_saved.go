@@ -37,15 +37,24 @@ func OpenSaved(s Saved) (*Branch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open saved branch: %w", err)
 	}
-	files := []*os.File{state}
-	for _, f := range append([]*os.File{s.Memory}, s.Bases...) {
+	memory, err := duplicates(append([]*os.File{s.Memory}, s.Bases...))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open saved branch: %w", err), state.Close())
+	}
+	return &Branch{vcpus: s.VCPUs, memoryMiB: s.MemoryMiB, disks: s.Disks, network: s.Network, files: append([]*os.File{state}, memory...)}, nil
+}
+
+// duplicates returns descriptors of the same files, or of none.
+func duplicates(files []*os.File) ([]*os.File, error) {
+	var list []*os.File
+	for _, f := range files {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open saved branch: duplicate %s: %w", f.Name(), err), closeAll(files))
+			return nil, errors.Join(fmt.Errorf("duplicate %s: %w", f.Name(), err), closeAll(list))
 		}
-		files = append(files, os.NewFile(uintptr(fd), f.Name()))
+		list = append(list, os.NewFile(uintptr(fd), f.Name()))
 	}
-	return &Branch{vcpus: s.VCPUs, memoryMiB: s.MemoryMiB, disks: s.Disks, network: s.Network, files: files}, nil
+	return list, nil
 }
 
 // Save writes the branch's memory to w and returns the state that goes with it. Where the memory is, it takes from the state
@@ -154,13 +163,9 @@ func (b *Branch) Open() (*vmm.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	var layers []*os.File
-	for _, f := range files[1:] {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, errors.Join(err, closeAll(layers))
-		}
-		layers = append(layers, os.NewFile(uintptr(fd), f.Name()))
+	layers, err := duplicates(files[1:])
+	if err != nil {
+		return nil, err
 	}
 	return vmm.OpenSnapshot(state, layers)
 }

@@ -36,8 +36,6 @@ type Cell struct {
 	link     *link
 	flows    atomic.Pointer[flows] // nil without a network
 
-	layers int // of the branch that it was started from
-
 	branching sync.Mutex           // held while a branch is taken; guards what follows
 	given     map[fileID]*layerUse // layers of the branch that it was started from; nil after its end
 	own       map[fileID]*layerUse // layers that are charged to this cell, as far as the owner knows

@@ -57,29 +57,31 @@ func (c *Config) settle() {
 	}
 }
 
+// badConfig is ErrConfig with what is wrong.
+func badConfig(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
+}
+
 func (c *Config) check() error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
-	}
 	spare := SpareConfig{ID: c.ID, Program: c.Program, VCPUs: c.VCPUs, MemoryMiB: c.MemoryMiB}
 	if err := spare.check(); err != nil {
 		return err
 	}
 	switch {
 	case c.From == nil && c.Kernel == nil:
-		return bad("no kernel")
+		return badConfig("no kernel")
 	case c.From != nil && (len(c.Disks) != c.From.disks || (c.Network != nil) != c.From.network):
-		return bad("%d disks, network: %v; the branch is of a cell with %d, %v", len(c.Disks), c.Network != nil, c.From.disks, c.From.network)
+		return badConfig("%d disks, network: %v; the branch is of a cell with %d, %v", len(c.Disks), c.Network != nil, c.From.disks, c.From.network)
 	case len(c.Disks) > vmm.MaxDisks:
-		return bad("%d disks; up to %d are possible", len(c.Disks), vmm.MaxDisks)
+		return badConfig("%d disks; up to %d are possible", len(c.Disks), vmm.MaxDisks)
 	case len(c.Cmdline) > maxCmdline:
-		return bad("a kernel command line of %d bytes; up to %d are possible", len(c.Cmdline), maxCmdline)
+		return badConfig("a kernel command line of %d bytes; up to %d are possible", len(c.Cmdline), maxCmdline)
 	case c.Network != nil && len(c.Network.Allow) > maxRules:
-		return bad("%d rules for the network; up to %d are possible", len(c.Network.Allow), maxRules)
+		return badConfig("%d rules for the network; up to %d are possible", len(c.Network.Allow), maxRules)
 	}
 	for i, d := range c.Disks {
 		if d == nil {
-			return bad("disk %d is missing", i)
+			return badConfig("disk %d is missing", i)
 		}
 	}
 	return nil

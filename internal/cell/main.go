@@ -61,13 +61,13 @@ func live() error {
 			err = attempt()
 		}
 		if err != nil {
-			return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
+			return server.refuse(id, err)
 		}
 	}
 	// What is of no guest yet.
 	server.shell, err = vmm.NewShell(device, how.VCPUs)
 	if err := errors.Join(err, device.Close()); err != nil {
-		return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
+		return server.refuse(id, err)
 	}
 	if err := server.send(message{Kind: kindReply, ID: id}); err != nil {
 		return err
@@ -79,12 +79,12 @@ func live() error {
 	}
 	vm, err := server.build(boot, files)
 	if err != nil {
-		return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
+		return server.refuse(id, err)
 	}
 	server.vm = vm
 	// The reply comes first, since whatever follows it may come at any moment.
 	if err := vm.Start(); err != nil {
-		return server.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
+		return server.refuse(id, err)
 	}
 	if err := server.send(message{Kind: kindReply, ID: id}); err != nil {
 		return err

@@ -78,19 +78,16 @@ func (s *Spare) Done() <-chan struct{} { return s.cell.done }
 func (s *Spare) Close() error { return s.cell.Close() }
 
 func (c *SpareConfig) check() error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
-	}
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
 	switch {
 	case c.ID == "" || len(c.ID) > maxID || strings.Trim(c.ID, letters) != "" || c.ID[0] == '-':
-		return bad("ID %q: 1 to %d letters, digits and '-' are needed", c.ID, maxID)
+		return badConfig("ID %q: 1 to %d letters, digits and '-' are needed", c.ID, maxID)
 	case c.Program == nil:
-		return bad("no program")
+		return badConfig("no program")
 	case c.VCPUs < 1 || c.VCPUs > vmm.MaxVCPUs:
-		return bad("%d vCPUs; 1 to %d are possible", c.VCPUs, vmm.MaxVCPUs)
+		return badConfig("%d vCPUs; 1 to %d are possible", c.VCPUs, vmm.MaxVCPUs)
 	case c.MemoryMiB < vmm.MinMemoryMiB || c.MemoryMiB > vmm.MaxMemoryMiB:
-		return bad("%d MiB of memory; %d to %d are possible", c.MemoryMiB, vmm.MinMemoryMiB, vmm.MaxMemoryMiB)
+		return badConfig("%d MiB of memory; %d to %d are possible", c.MemoryMiB, vmm.MinMemoryMiB, vmm.MaxMemoryMiB)
 	}
 	return nil
 }

@@ -75,7 +75,6 @@ func (c *Cell) source() (files []*os.File, release func(), err error) {
 	if files, err = c.cfg.From.hold(); err != nil {
 		return nil, nil, err
 	}
-	c.layers = len(files) - 1
 	if err := c.take(files[1:], c.cfg.From.uses); err != nil {
 		c.cfg.From.release()
 		return nil, nil, err
@@ -170,8 +169,11 @@ func (c *Cell) boot(ctx context.Context) error {
 		files = append(files, f)
 	}
 	b := &bootMessage{
-		Branch: c.cfg.From != nil, Layers: c.layers, Initramfs: c.cfg.Initramfs != nil, Disks: len(c.cfg.Disks), Cmdline: c.cfg.Cmdline,
+		Branch: c.cfg.From != nil, Initramfs: c.cfg.Initramfs != nil, Disks: len(c.cfg.Disks), Cmdline: c.cfg.Cmdline,
 		Network: flows.part(),
+	}
+	if b.Branch {
+		b.Layers = len(source) - 1 // the first is the state
 	}
 	_, err = c.call(ctx, message{Kind: kindBoot, Boot: b}, files...)
 	return err

@@ -138,12 +138,13 @@ func onlyFirst(tell func(error)) func(error) {
 // createVM makes what the kernel has of the machine, or takes it from a shell. A PIT, which there is none of, would make
 // memory slow that comes after it.
 func (m *Machine) createVM(cfg Config) (err error) {
-	if cfg.Shell != nil {
-		m.vm, m.vcpus, err = cfg.Shell.take(cfg.VCPUs)
-	} else {
-		m.vm, err = cfg.System.CreateVM()
+	shell := cfg.Shell
+	if shell == nil {
+		if shell, err = NewShell(cfg.System, cfg.VCPUs); err != nil {
+			return err
+		}
 	}
-	if err != nil {
+	if m.vm, m.vcpus, err = shell.take(cfg.VCPUs); err != nil {
 		return err
 	}
 	regions, err := m.mem.Regions()
@@ -155,10 +156,7 @@ func (m *Machine) createVM(cfg Config) (err error) {
 			return err
 		}
 	}
-	if cfg.Shell == nil {
-		m.vcpus, err = equip(cfg.System, m.vm, cfg.VCPUs)
-	}
-	return err
+	return nil
 }
 
 // signal delivers an interrupt of the IOAPIC.

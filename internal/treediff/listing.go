@@ -96,7 +96,7 @@ func own(p string) bool {
 }
 
 // Unrelated is the error of a comparison with a sandbox of another system or image.
-func Unrelated(op, system, id string) error {
-	return &sandbox.Error{Op: op, System: system, Sandbox: id, Err: sandbox.ErrInvalid,
+func Unrelated(system, id string) error {
+	return &sandbox.Error{Op: "diff", System: system, Sandbox: id, Err: sandbox.ErrInvalid,
 		Detail: "the other one is no sandbox of this system and image", Remedy: "compare it with a copy of it, or with another one of the same image"}
 }

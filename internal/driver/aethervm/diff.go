@@ -37,7 +37,7 @@ func (s *Sandbox) diffMemory(ctx context.Context, other *Sandbox) (*sandbox.Memo
 	if !related {
 		return nil, nil
 	}
-	return &sandbox.MemoryDiff{Total: d.Total, OwnA: d.OwnA, OwnB: d.OwnB, Differs: d.Differs}, nil
+	return (*sandbox.MemoryDiff)(&d), nil
 }
 
 func (s *Sandbox) memory(ctx context.Context) (m *cell.Memory, err error) {

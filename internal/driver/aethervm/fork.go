@@ -197,7 +197,6 @@ func (s *Sandbox) wake(ctx context.Context) error {
 func (s *Sandbox) becomeCopy(ctx context.Context, cfg agentproto.Config) error {
 	cfg.Network = s.network.addresses()
 	_, _ = rand.Read(cfg.MachineID[:]) // never fails
-	cfg.Now = time.Now()
 	return s.Client.Thaw(ctx, cfg)
 }
 

@@ -77,11 +77,14 @@ func (d *Driver) startCell(ctx context.Context, owned *lease.Lease, cfg cell.Con
 	}
 	if spare := d.spares.take(of); spare != nil {
 		m, err := newMachine(ctx, owned, strings.TrimPrefix(spare.ID(), cellsOf(owned.ID)), cfg, spare.Start)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, cell.ErrEnded) {
-			return m, errors.Join(err, closeUnless(err == nil, spare))
+		if err == nil {
+			return m, nil
+		}
+		closeErr := spare.Close()
+		if ctx.Err() != nil || !errors.Is(err, cell.ErrEnded) {
+			return nil, errors.Join(err, closeErr)
 		}
 		// Somebody has ended it at this very moment.
-		_ = spare.Close()
 	}
 	if cfg.Program, err = openProgram(); err != nil {
 		return nil, err
@@ -89,14 +92,6 @@ func (d *Driver) startCell(ctx context.Context, owned *lease.Lease, cfg cell.Con
 	id := lease.NewID()
 	cfg.ID = cellsOf(owned.ID) + id
 	return newMachine(ctx, owned, id, cfg, cell.Start)
-}
-
-// closeUnless closes a spare that has not become a machine. After a failed start that has been done already.
-func closeUnless(used bool, spare *cell.Spare) error {
-	if used {
-		return nil
-	}
-	return spare.Close()
 }
 
 // newMachine starts a cell, by start, and marks it in the lease.

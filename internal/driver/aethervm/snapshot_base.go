@@ -138,7 +138,7 @@ func choose(from []base, shared []uint64) []base {
 
 func baseName(sum [32]byte) string { return basePrefix + hex.EncodeToString(sum[:]) }
 
-func stampNameOf(name string) string { return name + ".stamp" }
+func stampNameOf(name string) string { return name + stampSuffix }
 
 // link has the directory hold on to a base, which it then has by its name. It tells whether that could be done: not if the
 // directory is on another file system, or nobody has the file any more.
@@ -225,7 +225,7 @@ func closeFiles(list []*snapshot.File) error {
 
 // isKept tells whether a name is that of a file that a machine on disk has.
 func isKept(name string) bool {
-	name = strings.TrimSuffix(name, ".stamp")
+	name = strings.TrimSuffix(name, stampSuffix)
 	if name == machineName {
 		return true
 	}

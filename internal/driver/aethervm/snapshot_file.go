@@ -22,7 +22,8 @@ import (
 // Files of a machine on disk.
 const (
 	machineName = "machine"
-	stampName   = "machine.stamp"
+	stampSuffix = ".stamp"
+	stampName   = machineName + stampSuffix
 )
 
 // kept is what was written.

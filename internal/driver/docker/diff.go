@@ -16,7 +16,7 @@ func (s *Sandbox) self() *Sandbox { return s }
 func (s *Sandbox) Diff(ctx context.Context, other sandbox.Sandbox, opt sandbox.DiffOptions, each func(sandbox.FileChange) error) (sandbox.Diff, error) {
 	o, ok := other.(interface{ self() *Sandbox })
 	if !ok || o.self().spec.Image.Digest != s.spec.Image.Digest {
-		return sandbox.Diff{}, treediff.Unrelated("diff", system, s.id)
+		return sandbox.Diff{}, treediff.Unrelated(system, s.id)
 	}
 	return s.Runner.Diff(ctx, o.self().Runner, nil, opt, each)
 }

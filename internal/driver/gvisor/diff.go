@@ -14,7 +14,7 @@ var _ sandbox.Differ = (*Sandbox)(nil)
 func (s *Sandbox) Diff(ctx context.Context, other sandbox.Sandbox, opt sandbox.DiffOptions, each func(sandbox.FileChange) error) (sandbox.Diff, error) {
 	o, ok := other.(*Sandbox)
 	if !ok || o.spec.Image.Digest != s.spec.Image.Digest {
-		return sandbox.Diff{}, treediff.Unrelated("diff", System, s.id)
+		return sandbox.Diff{}, treediff.Unrelated(System, s.id)
 	}
 	return s.Runner.Diff(ctx, o.Runner, []string{"/tmp"}, opt, each)
 }

@@ -165,7 +165,7 @@ func state(at *os.File, name, full string) (agentproto.Change, unix.Stat_t, erro
 		Modified: timeOf(s.Mtim), Changed: timeOf(s.Ctim),
 	}
 	if c.Mode.Type() == fs.ModeSymlink {
-		var b [sandboxPath]byte
+		var b [unix.PathMax]byte
 		n, err := retry(func() (int, error) { return unix.Readlinkat(int(at.Fd()), name, b[:]) })
 		if errors.Is(err, unix.EINVAL) { // something else has taken its place
 			err = unix.ENOENT
@@ -177,9 +177,6 @@ func state(at *os.File, name, full string) (agentproto.Change, unix.Stat_t, erro
 	}
 	return c, s, nil
 }
-
-// sandboxPath is the length of the longest path of Linux.
-const sandboxPath = 4096
 
 // whiteout tells whether a file in an overlay's upper says that there is none.
 func (t *Tree) whiteout(s *unix.Stat_t) bool {

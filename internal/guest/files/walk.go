@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -108,7 +110,7 @@ func (w *walk) entry(d dir, n listed, full string, told bool, below string, dept
 	if c.Gone || !c.Mode.IsDir() {
 		return nil
 	}
-	if depth+1 >= maxDepth || len(full) > sandboxPath/2 {
+	if depth+1 >= maxDepth || len(full) > unix.PathMax/2 {
 		w.Skipped++
 		return nil
 	}
