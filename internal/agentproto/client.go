@@ -2,6 +2,7 @@ package agentproto
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -63,6 +64,13 @@ func (c *Client) Freeze(ctx context.Context) error {
 // Thaw applies cfg and then lets the programs go on.
 func (c *Client) Thaw(ctx context.Context, cfg Config) error {
 	return c.become(ctx, OpThaw, cfg)
+}
+
+// ThawCopy is Thaw in a machine that is a copy of another one. It gets a machine ID and a boot ID of its own, and programs
+// whose connections are gone with the other machine go on.
+func (c *Client) ThawCopy(ctx context.Context, cfg Config) error {
+	_, _ = rand.Read(cfg.MachineID[:]) // never fails
+	return c.Thaw(ctx, cfg)
 }
 
 // Stats returns what the programs use.

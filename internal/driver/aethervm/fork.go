@@ -2,7 +2,6 @@ package aethervm
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -196,8 +195,7 @@ func (s *Sandbox) wake(ctx context.Context) error {
 // becomeCopy tells the agent of a copy who it is, and lets its programs go on.
 func (s *Sandbox) becomeCopy(ctx context.Context, cfg agentproto.Config) error {
 	cfg.Network = s.network.addresses()
-	_, _ = rand.Read(cfg.MachineID[:]) // never fails
-	return s.Client.Thaw(ctx, cfg)
+	return s.Client.ThawCopy(ctx, cfg)
 }
 
 func closeSandboxes(list []sandbox.Sandbox) error {

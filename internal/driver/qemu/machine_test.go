@@ -162,7 +162,8 @@ func TestCopiesDiffer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, script := range []string{"hostname", "cat /proc/sys/kernel/random/uuid", "head -c 16 /dev/urandom | od -An -tx1"} {
+		for _, script := range []string{"hostname", "cat /etc/machine-id", "cat /proc/sys/kernel/random/boot_id",
+			"cat /proc/sys/kernel/random/uuid", "head -c 16 /dev/urandom | od -An -tx1"} {
 			got := sh(t, c, script)
 			if seen[got] {
 				t.Errorf("%s: two copies say %s", script, got)

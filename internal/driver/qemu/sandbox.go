@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/internal/agentsandbox"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -38,7 +37,7 @@ func (s *Sandbox) bringUp(ctx context.Context, restored bool) error {
 	introduce := s.Configure
 	if restored {
 		// Programs are still frozen: they see nothing of the past.
-		introduce = func(ctx context.Context, cfg agentproto.Config) error { return s.Client.Thaw(ctx, cfg) }
+		introduce = s.Client.ThawCopy
 	}
 	return s.BringUp(ctx, connect, introduce)
 }
