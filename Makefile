@@ -114,7 +114,7 @@ tidy:
 	$(GO) mod tidy
 
 check: generate tidy ## fail if formatting, go.mod or generated files are not as committed
-	@test -z "$$(gofmt -l cmd internal sandbox vms)" || { echo "run gofmt on:"; gofmt -l cmd internal sandbox vms; exit 1; }
+	@test -z "$$(gofmt -l bench cmd internal sandbox vmm vms)" || { echo "run gofmt on:"; gofmt -l bench cmd internal sandbox vmm vms; exit 1; }
 	$(GO) vet ./...
 	@git diff --exit-code -- go.mod go.sum '*.gen.go' '*_gen.go' docs || { echo "the above is not as committed"; exit 1; }
 

@@ -190,7 +190,9 @@ func TestTimeout(t *testing.T) {
 		if !errors.Is(err, expired) || time.Since(start) > limit+20*time.Second {
 			t.Errorf("%v: %v after %v", limit, err, time.Since(start))
 		}
-		if started := limit > time.Millisecond; started && !strings.Contains(fmt.Sprint(err), "its processors: CPU 0 at ") {
+		// On a busy host a lab that is young has no processor yet.
+		started, old := limit > time.Millisecond, limit > time.Second
+		if text := fmt.Sprint(err); started && !strings.Contains(text, "its processors: ") || old && !strings.Contains(text, "CPU 0 at ") {
 			t.Errorf("%v: it does not say where the lab was: %v", limit, err)
 		}
 	}
