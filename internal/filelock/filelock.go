@@ -39,15 +39,27 @@ func Try(f *os.File, how How) error {
 	}
 }
 
-// Wait takes the exclusive lock of the file at name, which is created with these permissions if it is missing. It waits
+// Open opens the file at name, which is created with these permissions if it is missing, and takes its lock as Try does.
+func Open(name string, how How, perm os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|os.O_CREATE, perm)
+	if err != nil {
+		return nil, err
+	}
+	if err := Try(f, how); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+	}
+	return f, nil
+}
+
+// Wait takes the lock of the file at name, which is created with these permissions if it is missing. It waits
 // until ctx ends, and calls held, if it is not nil, once it has to wait. Closing the file lets go of it.
-func Wait(ctx context.Context, name string, perm os.FileMode, held func()) (*os.File, error) {
+func Wait(ctx context.Context, name string, how How, perm os.FileMode, held func()) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|os.O_CREATE, perm)
 	if err != nil {
 		return nil, err
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, poll) {
-		err := Try(f, Exclusive)
+		err := Try(f, how)
 		if err == nil {
 			return f, nil
 		}

@@ -27,9 +27,26 @@ func TestTry(t *testing.T) {
 	}
 }
 
+func TestOpen(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	first, err := Open(name, Exclusive, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(name, Shared, 0o600); !errors.Is(err, ErrHeld) {
+		t.Errorf("held: %v", err)
+	}
+	_ = first.Close()
+	second, err := Open(name, Shared, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = second.Close()
+}
+
 func TestWait(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "lock")
-	first, err := Wait(t.Context(), name, 0o600, func() { t.Error("nobody held it") })
+	first, err := Wait(t.Context(), name, Exclusive, 0o600, func() { t.Error("nobody held it") })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,14 +55,14 @@ func TestWait(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		_ = first.Close()
 	}()
-	second, err := Wait(t.Context(), name, 0o600, func() { waits++ })
+	second, err := Wait(t.Context(), name, Exclusive, 0o600, func() { waits++ })
 	if err != nil || waits != 1 {
 		t.Fatalf("%v, said %d times that it is held", err, waits)
 	}
 	gaveUp := errors.New("gave up")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, gaveUp)
 	defer cancel()
-	if _, err := Wait(ctx, name, 0o600, nil); !errors.Is(err, gaveUp) {
+	if _, err := Wait(ctx, name, Exclusive, 0o600, nil); !errors.Is(err, gaveUp) {
 		t.Errorf("%v", err)
 	}
 	_ = second.Close()

@@ -41,7 +41,7 @@ func Derived(ctx context.Context, img sandbox.Image, name string, make func(ctx 
 		return "", err
 	}
 	defer func() { err = errors.Join(err, hold.Close()) }()
-	lock, err := filelock.Wait(ctx, filepath.Join(img.Cache, "."+name+".lock"), 0o644, nil)
+	lock, err := filelock.Wait(ctx, filepath.Join(img.Cache, "."+name+".lock"), filelock.Exclusive, 0o644, nil)
 	if err != nil {
 		return "", err
 	}

@@ -34,7 +34,7 @@ func Hold(img sandbox.Image) (io.Closer, error) {
 // lockStore waits for the lock that guards changes of names and the arrival and departure of
 // images. It is held for moments only.
 func (s *Store) lockStore(ctx context.Context) (io.Closer, error) {
-	return filelock.Wait(ctx, filepath.Join(s.dir, lockName), 0o644, nil)
+	return filelock.Wait(ctx, filepath.Join(s.dir, lockName), filelock.Exclusive, 0o644, nil)
 }
 
 // allocated is the space that a file takes on disk.

@@ -58,16 +58,14 @@ func (s *Store) detach(ctx context.Context, ref, work string) (err error) {
 		return os.Remove(s.namePath(ref))
 	}
 	dir := s.path(digest)
-	use, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDONLY|os.O_CREATE, 0o644)
+	use, err := filelock.Open(filepath.Join(dir, lockName), filelock.Exclusive, 0o644)
+	if errors.Is(err, filelock.ErrHeld) {
+		return &sandbox.Error{Op: "remove image", Err: ErrInUse, Detail: ref, Remedy: "close the sandboxes that use it first"}
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, use.Close()) }()
-	if err := filelock.Try(use, filelock.Exclusive); errors.Is(err, filelock.ErrHeld) {
-		return &sandbox.Error{Op: "remove image", Err: ErrInUse, Detail: ref, Remedy: "close the sandboxes that use it first"}
-	} else if err != nil {
-		return err
-	}
 	for _, name := range names {
 		if err := os.Remove(s.namePath(name)); err != nil {
 			return err

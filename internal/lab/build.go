@@ -33,7 +33,7 @@ func Build(ctx context.Context, dir, state string, progress func(phase string)) 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return Image{}, fmt.Errorf("build lab: %w", err)
 	}
-	guard, err := filelock.Wait(ctx, filepath.Join(dir, lockName), 0o644, func() { progress("wait for another build") })
+	guard, err := filelock.Wait(ctx, filepath.Join(dir, lockName), filelock.Exclusive, 0o644, func() { progress("wait for another build") })
 	if err != nil {
 		return Image{}, fmt.Errorf("build lab: %w", err)
 	}

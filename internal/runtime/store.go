@@ -276,13 +276,12 @@ func all[T record](s *store, bucket string, bad func(key string, err error)) (ma
 // lockDir takes the lock of a state directory. Closing the file lets go of it, and so does the end of
 // the process.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := filelock.Open(filepath.Join(dir, "lock"), filelock.Exclusive, 0o600)
+	if errors.Is(err, filelock.ErrHeld) {
+		return nil, refuse(CodeConflict, "open", "stop the other one, or use another state directory", "another runtime uses this state directory")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
-	}
-	if err := filelock.Try(f, filelock.Exclusive); err != nil {
-		_ = f.Close()
-		return nil, refuse(CodeConflict, "open", "stop the other one, or use another state directory", "another runtime uses this state directory")
 	}
 	return f, nil
 }

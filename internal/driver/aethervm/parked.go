@@ -171,7 +171,7 @@ func (d *Driver) fillParked(ctx context.Context, name, digest string) {
 		if err != nil {
 			return
 		}
-		t, dir, f, err := store.open(op, name)
+		t, dir, f, err := store.open(ctx, op, name)
 		if err != nil {
 			return
 		}

@@ -35,7 +35,7 @@ func (d *Driver) createTemplate(ctx context.Context, op string, spec sandbox.Tem
 	if err != nil {
 		return t, err
 	}
-	place, err := store.begin()
+	place, err := store.begin(ctx)
 	if err != nil {
 		return t, err
 	}
@@ -45,7 +45,7 @@ func (d *Driver) createTemplate(ctx context.Context, op string, spec sandbox.Tem
 		return t, err
 	}
 	d.parked.forget() // it may replace the one that they are of
-	return t, place.publish(t)
+	return t, place.publish(ctx, t)
 }
 
 // fillTemplate makes a sandbox what a template is to be, writes that to a directory, and closes the sandbox.
@@ -134,7 +134,7 @@ func (d *Driver) Templates(ctx context.Context) ([]sandbox.Template, error) {
 	if err != nil {
 		return nil, keptError(ctx, "list templates", err)
 	}
-	list, err := store.list()
+	list, err := store.list(ctx)
 	if err != nil {
 		return nil, keptError(ctx, "list templates", err)
 	}
@@ -155,7 +155,7 @@ func (d *Driver) ForkTemplate(ctx context.Context, name string, n int) ([]sandbo
 	if err != nil {
 		return nil, keptError(ctx, op, err)
 	}
-	t, dir, f, err := store.open(op, name)
+	t, dir, f, err := store.open(ctx, op, name)
 	if err != nil {
 		return nil, keptError(ctx, op, err)
 	}
@@ -189,7 +189,7 @@ func (d *Driver) RemoveTemplate(ctx context.Context, name string) error {
 	if err != nil {
 		return keptError(ctx, op, err)
 	}
-	if err := store.remove(op, name); err != nil {
+	if err := store.remove(ctx, op, name); err != nil {
 		return keptError(ctx, op, err)
 	}
 	d.parked.forget()

@@ -32,7 +32,7 @@ func makeTemplate(ctx context.Context, name string, pages int) (digest string, e
 	if err != nil {
 		return "", err
 	}
-	place, err := store.begin()
+	place, err := store.begin(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -62,7 +62,7 @@ func makeTemplate(ctx context.Context, name string, pages int) (digest string, e
 	if err := s.write(place.dir, stampName); err != nil {
 		return "", err
 	}
-	return s.Digest, place.publish(sandbox.Template{System: System, Name: name, Digest: s.Digest, Spec: sandbox.Spec{Image: sandbox.Image{Rootfs: "/x"}}})
+	return s.Digest, place.publish(ctx, sandbox.Template{System: System, Name: name, Digest: s.Digest, Spec: sandbox.Spec{Image: sandbox.Image{Rootfs: "/x"}}})
 }
 
 // A disk that is full at any place of the making of a template: the template is not there and nothing is left of it, also where there
@@ -152,7 +152,7 @@ func lookAtStore(t *testing.T, what, dir, digest, old string, whole bool) {
 	if want == "" {
 		return
 	}
-	_, _, f, err := (&templates{dir: root}).open("open", "new")
+	_, _, f, err := (&templates{dir: root}).open(t.Context(), "open", "new")
 	if err != nil {
 		t.Errorf("%s: %v", what, err)
 		return

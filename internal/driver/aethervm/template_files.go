@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/filelock"
 	"github.com/aethervm/aether/internal/lease"
 )
 
@@ -46,7 +47,7 @@ func (t *templates) sweep() error {
 		case !e.IsDir(): // a link that was to become a name
 			_ = os.Remove(path)
 		default:
-			if dead, err := lock(filepath.Join(path, lockName), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			if dead, err := filelock.Open(filepath.Join(path, lockName), filelock.Exclusive, 0o600); err == nil {
 				_ = errors.Join(os.RemoveAll(path), dead.Close())
 			}
 		}

@@ -1,6 +1,7 @@
 package aethervm
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/aethervm/aether/internal/filelock"
 	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/lease"
 	"github.com/aethervm/aether/internal/snapshot"
@@ -51,26 +51,10 @@ func openTemplates() (*templates, error) {
 	return t, nil
 }
 
-// lock takes the lock of a file, which it makes if it is missing. Closing what it returns lets go of it.
-func lock(path string, how int) (io.Closer, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-	}
-	return f, nil
-}
-
-// lock is for who changes names: unix.LOCK_EX, or looks at what they lead to: unix.LOCK_SH.
-func (t *templates) lock(how int) (io.Closer, error) {
-	return lock(filepath.Join(t.dir, lockName), how)
+// lock is for who changes names: filelock.Exclusive, or looks at what they lead to: filelock.Shared. Closing what it returns
+// lets go of it.
+func (t *templates) lock(ctx context.Context, how filelock.How) (io.Closer, error) {
+	return filelock.Wait(ctx, filepath.Join(t.dir, lockName), how, 0o600, nil)
 }
 
 // making is a template in the making.
@@ -81,8 +65,8 @@ type making struct {
 }
 
 // begin makes a place for a template, and removes what makers that were killed have left.
-func (t *templates) begin() (_ *making, err error) {
-	guard, err := t.lock(unix.LOCK_EX)
+func (t *templates) begin(ctx context.Context) (_ *making, err error) {
+	guard, err := t.lock(ctx, filelock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +78,7 @@ func (t *templates) begin() (_ *making, err error) {
 	if err := os.Mkdir(m.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if m.alive, err = lock(filepath.Join(m.dir, lockName), unix.LOCK_EX); err != nil {
+	if m.alive, err = filelock.Wait(ctx, filepath.Join(m.dir, lockName), filelock.Exclusive, 0o600, nil); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(m.dir))
 	}
 	return m, nil
@@ -112,7 +96,7 @@ func (m *making) abandon() error {
 
 // publish gives the template its name. What is at a name is on disk, as a whole, before the name is, and that before an
 // older template goes. On error nothing of it is left once it is abandoned.
-func (m *making) publish(t sandbox.Template) (err error) {
+func (m *making) publish(ctx context.Context, t sandbox.Template) (err error) {
 	b, err := json.MarshalIndent(t, "", "  ")
 	if err != nil {
 		return err
@@ -120,7 +104,7 @@ func (m *making) publish(t sandbox.Template) (err error) {
 	if err := errors.Join(writeSynced(filepath.Join(m.dir, templateName), b), syncDir(m.dir)); err != nil {
 		return err
 	}
-	guard, err := m.store.lock(unix.LOCK_EX)
+	guard, err := m.store.lock(ctx, filelock.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -216,8 +200,8 @@ func damaged(op, name string, err error) error {
 
 // open finds a template and opens its file, which stays open whatever becomes of the name and the template. The file has the
 // content that the template is named after; its memory is not read. The caller closes it.
-func (t *templates) open(op, name string) (found sandbox.Template, dir string, f *snapshot.File, err error) {
-	guard, err := t.lock(unix.LOCK_SH)
+func (t *templates) open(ctx context.Context, op, name string) (found sandbox.Template, dir string, f *snapshot.File, err error) {
+	guard, err := t.lock(ctx, filelock.Shared)
 	if err != nil {
 		return found, "", nil, err
 	}
@@ -240,8 +224,8 @@ func (t *templates) open(op, name string) (found sandbox.Template, dir string, f
 }
 
 // list returns the templates by name. One that cannot be read is left out.
-func (t *templates) list() (_ []sandbox.Template, err error) {
-	guard, err := t.lock(unix.LOCK_SH)
+func (t *templates) list(ctx context.Context) (_ []sandbox.Template, err error) {
+	guard, err := t.lock(ctx, filelock.Shared)
 	if err != nil {
 		return nil, err
 	}
@@ -261,8 +245,8 @@ func (t *templates) list() (_ []sandbox.Template, err error) {
 }
 
 // remove removes a name, and with its last name the template.
-func (t *templates) remove(op, name string) (err error) {
-	guard, err := t.lock(unix.LOCK_EX)
+func (t *templates) remove(ctx context.Context, op, name string) (err error) {
+	guard, err := t.lock(ctx, filelock.Exclusive)
 	if err != nil {
 		return err
 	}

@@ -14,12 +14,12 @@ import (
 // publishMachine publishes a template that has a machine, whose digest it returns.
 func publishMachine(t *testing.T, s *templates, name, content string) (string, error) {
 	t.Helper()
-	m, err := s.begin()
+	m, err := s.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	digest := machineFile(t, m.dir, content)
-	err = m.publish(sandbox.Template{System: System, Name: name, Digest: digest, Spec: sandbox.Spec{Image: sandbox.Image{Rootfs: "/x"}}})
+	err = m.publish(t.Context(), sandbox.Template{System: System, Name: name, Digest: digest, Spec: sandbox.Spec{Image: sandbox.Image{Rootfs: "/x"}}})
 	return digest, errors.Join(err, m.abandon())
 }
 
@@ -40,7 +40,7 @@ func TestTemplateContent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, dir, f, err := s.open("open", "a")
+	found, dir, f, err := s.open(t.Context(), "open", "a")
 	if err != nil || found.Digest != digest || f.Digest() != digest {
 		t.Fatalf("%+v, %v", found, err)
 	}
@@ -50,11 +50,11 @@ func TestTemplateContent(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, machineName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := s.open("open", "a"); !errors.Is(err, sandbox.ErrInvalid) {
+	if _, _, _, err := s.open(t.Context(), "open", "a"); !errors.Is(err, sandbox.ErrInvalid) {
 		t.Errorf("without a machine: %v", err)
 	}
 	machineFile(t, dir, "2")
-	if _, _, _, err := s.open("open", "a"); !errors.Is(err, sandbox.ErrInvalid) {
+	if _, _, _, err := s.open(t.Context(), "open", "a"); !errors.Is(err, sandbox.ErrInvalid) {
 		t.Errorf("with another machine: %v", err)
 	}
 }
@@ -82,7 +82,7 @@ func TestTemplateUnnamed(t *testing.T) {
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, machineName), nil, 0o600), os.Symlink("../sha256-1", link)); err != nil {
 		t.Fatal(err)
 	}
-	m, err := s.begin()
+	m, err := s.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestTemplateReplaced(t *testing.T) {
 					return
 				default:
 				}
-				_, dir, f, err := s.open("open", "a")
+				_, dir, f, err := s.open(t.Context(), "open", "a")
 				if err != nil {
 					t.Error(err)
 					return
@@ -119,7 +119,7 @@ func TestTemplateReplaced(t *testing.T) {
 				if err := errors.Join(err, f.Close()); err != nil {
 					t.Error(err)
 				}
-				if list, err := s.list(); err != nil || len(list) != 1 {
+				if list, err := s.list(t.Context()); err != nil || len(list) != 1 {
 					t.Errorf("%v, %v", list, err)
 				}
 			}
@@ -132,11 +132,11 @@ func TestTemplateReplaced(t *testing.T) {
 	}
 	close(done)
 	users.Wait()
-	m, err := s.begin() // removes what a stamp that was being written has kept
+	m, err := s.begin(t.Context()) // removes what a stamp that was being written has kept
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(m.abandon(), s.remove("remove", "a")); err != nil {
+	if err := errors.Join(m.abandon(), s.remove(t.Context(), "remove", "a")); err != nil {
 		t.Error(err)
 	}
 	if left := inStore(t, s); len(left) != 0 {

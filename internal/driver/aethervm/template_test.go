@@ -59,7 +59,7 @@ func TestTemplate(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Digest != made.Digest || list[0].Name != "python" || len(list[0].WarmUp) != 3 {
 		t.Fatalf("%+v, %v", list, err)
 	}
-	_, _, f, err := (&templates{dir: filepath.Join(os.Getenv("AETHER_STATE"), "templates", System)}).open("test", "python")
+	_, _, f, err := (&templates{dir: filepath.Join(os.Getenv("AETHER_STATE"), "templates", System)}).open(t.Context(), "test", "python")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,11 +128,11 @@ func inStore(t *testing.T, s *templates) (list []string) {
 // put publishes a template with nothing in it.
 func put(t *testing.T, s *templates, name, digest string) {
 	t.Helper()
-	m, err := s.begin()
+	m, err := s.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = m.publish(sandbox.Template{System: System, Name: name, Digest: "sha256:" + digest, Spec: sandbox.Spec{Image: sandbox.Image{Rootfs: "/x"}}})
+	err = m.publish(t.Context(), sandbox.Template{System: System, Name: name, Digest: "sha256:" + digest, Spec: sandbox.Spec{Image: sandbox.Image{Rootfs: "/x"}}})
 	if err := errors.Join(err, m.abandon()); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestTemplateStore(t *testing.T) {
 	}
 	names := func() (text string) {
 		t.Helper()
-		list, err := s.list()
+		list, err := s.list(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,13 +165,13 @@ func TestTemplateStore(t *testing.T) {
 	if got, left := names(), inStore(t, s); got != "a=sha256:3 b=sha256:1 c=sha256:1 " || len(left) != 2 {
 		t.Errorf("%s, %q", got, left)
 	}
-	if err := s.remove("remove", "b"); err != nil {
+	if err := s.remove(t.Context(), "remove", "b"); err != nil {
 		t.Error(err)
 	}
 	if got, left := names(), inStore(t, s); got != "a=sha256:3 c=sha256:1 " || len(left) != 2 {
 		t.Errorf("%s, %q", got, left)
 	}
-	if err := s.remove("remove", "b"); !errors.Is(err, fs.ErrNotExist) {
+	if err := s.remove(t.Context(), "remove", "b"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("removed again: %v", err)
 	}
 	// What says that it is another one is none.
@@ -187,7 +187,7 @@ func TestTemplateStore(t *testing.T) {
 	if got := names(); got != "a=sha256:3 " {
 		t.Errorf("%s", got)
 	}
-	if err := errors.Join(s.remove("remove", "c"), s.remove("remove", "a")); err != nil {
+	if err := errors.Join(s.remove(t.Context(), "remove", "c"), s.remove(t.Context(), "remove", "a")); err != nil {
 		t.Error(err)
 	}
 	if left := inStore(t, s); len(left) != 0 {
@@ -202,18 +202,18 @@ func TestTemplateMakerKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	killed, err := s.begin()
+	killed, err := s.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := killed.alive.Close(); err != nil { // as the kernel does
 		t.Fatal(err)
 	}
-	living, err := s.begin()
+	living, err := s.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := s.begin()
+	other, err := s.begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,7 @@ func lockFile(ctx context.Context, name string) (io.Closer, error) {
 	err := os.MkdirAll(filepath.Dir(name), 0o700)
 	var f *os.File
 	if err == nil {
-		f, err = filelock.Wait(ctx, name, 0o600, nil)
+		f, err = filelock.Wait(ctx, name, filelock.Exclusive, 0o600, nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take turns at importing: %w", err)
