@@ -108,12 +108,15 @@ func command[P, R any](c cdp.Command[P, R], params P) chromedp.Action[chromedp.V
 	})
 }
 
+// patience is for what takes a moment, and on a host that has much else to do a minute.
+const patience = 2 * time.Minute
+
 func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	ctx := b.ctx
 	if len(steps) > 0 { // without any the browser is started, which ends with the context
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, 30*time.Second)
+		ctx, cancel = context.WithTimeout(ctx, patience)
 		defer cancel()
 	}
 	if err := chromedp.Do(ctx, steps...); err != nil {
@@ -125,7 +128,7 @@ func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 // eval returns what an expression of the page is.
 func eval[T any](b *browser, expression string) T {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
 	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
 	if err != nil {
@@ -137,7 +140,7 @@ func eval[T any](b *browser, expression string) T {
 // until waits for an expression of the page to be true.
 func (b *browser) until(what, expression string) {
 	b.t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		// What it is about may not be there yet.
 		if eval[bool](b, `(() => { try { return Boolean(`+expression+`); } catch { return false; } })()`) {
 			return
@@ -150,7 +153,7 @@ func (b *browser) until(what, expression string) {
 
 func (b *browser) screenshot(name string) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
 	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
 	if err != nil {
