@@ -134,13 +134,29 @@ func mounts() ([]string, error) {
 	return list, nil
 }
 
+// cgroups lists the control groups but those of other programs of this host, which come and go: they have processes, all in the
+// tests' own PID namespace, and none looks as if it belonged to a sandbox.
 func cgroups() ([]string, error) {
+	found, err := sandboxProcesses()
+	if err != nil {
+		return nil, err
+	}
+	ours, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return nil, err
+	}
+	sandboxed := func(pid string) bool {
+		dir := filepath.Join("/proc", pid)
+		namespace, err := os.Readlink(filepath.Join(dir, "ns/pid"))
+		return err == nil && namespace != ours || slices.ContainsFunc(found, func(p process) bool { return p.dir == dir })
+	}
 	var list []string
-	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
+	err = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
 			return nil //nolint:nilerr // removed while we walk
 		}
-		if d.IsDir() {
+		pids, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if inside := strings.Fields(string(pids)); err != nil || len(inside) == 0 || slices.ContainsFunc(inside, sandboxed) {
 			list = append(list, path)
 		}
 		return nil
