@@ -2,10 +2,8 @@ package cell
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,14 +21,11 @@ import (
 
 // faultRig is the test's end of a faultOwner.
 type faultRig struct {
-	cmd     *exec.Cmd
-	in      io.WriteCloser
-	answers *json.Decoder
-	calls   *failcalls.Caller
-	parent  int
-	files   int // that the owner has open
-	gone    bool
-	saved   string // a branch that was saved
+	calls  *failcalls.Process
+	parent int
+	files  int // that the owner has open
+	gone   bool
+	saved  string // a branch that was saved
 }
 
 func newFaultRig(t *testing.T) *faultRig {
@@ -41,34 +36,22 @@ func newFaultRig(t *testing.T) *faultRig {
 	if err := errors.Join(os.Mkdir(filepath.Join(dir, "saved"), 0o700), os.Rename(guestFile(t, beater(0)).Name(), filepath.Join(dir, "kernel"))); err != nil {
 		t.Fatal(err)
 	}
-	r := &faultRig{cmd: exec.Command("/proc/self/exe"), saved: filepath.Join(dir, "saved", "machine")}
-	r.cmd.Env = append(os.Environ(), faultsEnv+"="+dir)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), faultsEnv+"="+dir)
 	if !usesCgo() {
-		r.cmd.Env = append(r.cmd.Env, faultsEnv+"_PROGRAM=/proc/self/fd/3")
-		r.cmd.ExtraFiles = []*os.File{program(t)}
+		cmd.Env = append(cmd.Env, faultsEnv+"_PROGRAM=/proc/self/fd/3")
+		cmd.ExtraFiles = []*os.File{program(t)}
 	}
-	r.cmd.Stderr = os.Stderr
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := r.cmd.StdoutPipe()
+	calls, err := failcalls.Start(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.in, err = r.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if r.calls, err = failcalls.Attach(r.cmd.Process.Pid); err != nil {
-		_ = r.cmd.Process.Kill()
-		t.Fatal(err)
-	}
-	r.answers = json.NewDecoder(out)
+	r := &faultRig{calls: calls, saved: filepath.Join(dir, "saved", "machine")}
 	t.Cleanup(func() {
-		if err := errors.Join(r.in.Close(), r.cmd.Wait(), r.calls.Close()); err != nil {
+		if err := r.calls.Close(); err != nil {
 			t.Error(err)
 		}
-		if n, err := Sweep(context.Background(), fmt.Sprintf("aether-faults-%d", r.cmd.Process.Pid)); n != 0 || err != nil {
+		if n, err := Sweep(context.Background(), fmt.Sprintf("aether-faults-%d", r.calls.PID())); n != 0 || err != nil {
 			t.Errorf("%d control groups are left, %v", n, err)
 		}
 	})
@@ -90,16 +73,9 @@ func (r *faultRig) begin(t *testing.T) {
 
 func (r *faultRig) ask(t *testing.T, order string) (a faultAnswer) {
 	t.Helper()
-	_, err := fmt.Fprintln(r.in, order)
-	if err == nil {
-		late := time.AfterFunc(40*time.Second, func() { _ = r.cmd.Process.Signal(syscall.SIGQUIT) }) // it shows its stacks
-		err = r.answers.Decode(&a)
-		late.Stop()
-	}
-	if err != nil {
+	if err := r.calls.Ask(order, 40*time.Second, &a); err != nil {
 		r.gone = true
-		_, n, stop := r.calls.Stop()
-		t.Fatalf("%s: the owner is gone, or hangs: %v; %d calls, %v", order, err, n, stop)
+		t.Fatal(err)
 	}
 	return a
 }
@@ -123,10 +99,6 @@ type fault struct {
 	// leaks is how many descriptors are lost each time, not by code of this repository.
 	leaks int
 }
-
-// mapPipe are the descriptors of the pipe over which package syscall tells a new process of its user. It does not close them
-// where there is no process (exec_linux.go, forkAndExecInChild).
-const mapPipe = 2
 
 // fcntl are those of one command: the others cannot fail.
 func fcntl(command uint64) func(*faultRig, failcalls.Call) bool {
@@ -166,8 +138,8 @@ func faults() map[string][]fault {
 		{name: "socket", number: unix.SYS_SOCKET, errno: unix.EMFILE},
 		{name: "bind", number: unix.SYS_BIND, errno: unix.ENOMEM},
 		{name: "pipe", number: unix.SYS_PIPE2, errno: unix.EMFILE},
-		{name: "process", number: unix.SYS_CLONE, errno: unix.EAGAIN, leaks: mapPipe},
-		{name: "namespaces", number: unix.SYS_CLONE, errno: unix.ENOMEM, leaks: mapPipe},
+		{name: "process", number: unix.SYS_CLONE, errno: unix.EAGAIN, leaks: failcalls.MapPipe},
+		{name: "namespaces", number: unix.SYS_CLONE, errno: unix.ENOMEM, leaks: failcalls.MapPipe},
 		{name: "cgroup", number: unix.SYS_MKDIRAT, errno: unix.ENOSPC},
 		{name: "fsync", number: unix.SYS_FSYNC, errno: unix.ENOSPC},
 		{name: "rename", number: unix.SYS_RENAMEAT, errno: unix.ENOSPC},

@@ -29,6 +29,11 @@ type Call struct {
 	Args   [6]uint64
 }
 
+// MapPipe is how many descriptors a process loses that cannot start another one in namespaces of its own: those of the pipe
+// over which package syscall tells the new process of its user. It does not close them where there is no process
+// (exec_linux.go, forkAndExecInChild).
+const MapPipe = 2
+
 // Types of ioctl that are asked about.
 const (
 	kvmType     = 0xae

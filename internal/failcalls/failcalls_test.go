@@ -2,13 +2,13 @@ package failcalls
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,9 +29,9 @@ func TestMain(m *testing.M) {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		if lines.Text() == "exec" {
-			fmt.Println(exec.Command("/proc/self/exe", "-test.run", "^$").Start())
+			fmt.Printf("%q\n", fmt.Sprint(exec.Command("/proc/self/exe", "-test.run", "^$").Start()))
 		} else {
-			fmt.Println(os.Mkdir(lines.Text(), 0o700))
+			fmt.Printf("%q\n", fmt.Sprint(os.Mkdir(lines.Text(), 0o700)))
 		}
 	}
 }
@@ -40,28 +40,15 @@ func TestFail(t *testing.T) {
 	testenv.Root(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), childEnv+"=1")
-	in, err := cmd.StdinPipe()
+	c, err := Start(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	c, err := Attach(cmd.Process.Pid)
-	if err != nil {
-		_ = cmd.Process.Kill()
-		t.Fatal(err)
-	}
-	answers := bufio.NewScanner(out)
-	ask := func(line string) string {
-		if _, err := fmt.Fprintln(in, line); err != nil || !answers.Scan() {
+	ask := func(line string) (answer string) {
+		if err := c.Ask(line, time.Minute, &answer); err != nil {
 			t.Fatal(err)
 		}
-		return answers.Text()
+		return answer
 	}
 	dir := t.TempDir()
 	own := func(call Call) bool { return c.Own(call) && call.Number == unix.SYS_MKDIRAT }
@@ -84,7 +71,7 @@ func TestFail(t *testing.T) {
 	if got := ask("exec"); got != "<nil>" {
 		t.Errorf("afterwards: %s", got)
 	}
-	if err := errors.Join(in.Close(), cmd.Wait(), c.Close()); err != nil {
+	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
 }

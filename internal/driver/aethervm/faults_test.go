@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -242,11 +241,8 @@ func (f *faultDriver) forkTemplate() error {
 
 // faultRig is the test's end of a faultDriver.
 type faultRig struct {
-	cmd     *exec.Cmd
-	in      io.WriteCloser
-	answers *json.Decoder
-	calls   *failcalls.Caller
-	cell    int
+	calls *failcalls.Process
+	cell  int
 }
 
 func newFaultRig(t *testing.T) *faultRig {
@@ -259,28 +255,15 @@ func newFaultRig(t *testing.T) *faultRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &faultRig{cmd: exec.Command("/proc/self/exe")}
-	r.cmd.Env = append(os.Environ(), faultsEnv+"="+dir, faultsEnv+"_IMAGE="+string(img))
-	r.cmd.Stderr = os.Stderr
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := r.cmd.StdoutPipe()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), faultsEnv+"="+dir, faultsEnv+"_IMAGE="+string(img))
+	calls, err := failcalls.Start(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.in, err = r.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if r.calls, err = failcalls.Attach(r.cmd.Process.Pid); err != nil {
-		_ = r.cmd.Process.Kill()
-		t.Fatal(err)
-	}
-	r.answers = json.NewDecoder(out)
+	r := &faultRig{calls: calls}
 	t.Cleanup(func() {
-		_ = r.in.Close()
-		if err := errors.Join(r.cmd.Wait(), r.calls.Close()); err != nil {
+		if err := r.calls.Close(); err != nil {
 			t.Error(err)
 		}
 		if left := leftovers(t); len(left) > 0 {
@@ -295,14 +278,8 @@ func newFaultRig(t *testing.T) *faultRig {
 
 func (r *faultRig) ask(t *testing.T, order string) (a faultAnswer) {
 	t.Helper()
-	_, err := fmt.Fprintln(r.in, order)
-	if err == nil {
-		late := time.AfterFunc(150*time.Second, func() { _ = r.cmd.Process.Signal(syscall.SIGQUIT) }) // it shows its stacks
-		err = r.answers.Decode(&a)
-		late.Stop()
-	}
-	if err != nil {
-		t.Fatalf("%s: the process is gone, or hangs: %v", order, err)
+	if err := r.calls.Ask(order, 150*time.Second, &a); err != nil {
+		t.Fatal(err)
 	}
 	if len(a.PIDs) > 0 {
 		r.cell = a.PIDs[0]
@@ -319,10 +296,6 @@ func (r *faultRig) look(t *testing.T, what string) faultAnswer {
 	}
 	return a
 }
-
-// mapPipe are the descriptors of the pipe over which package syscall tells a new process of its user. It does not close them
-// where there is no process (exec_linux.go, forkAndExecInChild).
-const mapPipe = 2
 
 // place is a kind of call of a side: the driver's process, the cell that is branched, or those that are started.
 type place struct {
@@ -415,7 +388,7 @@ func TestFailingCalls(t *testing.T) {
 		}
 		lost := 0
 		if failed && p == (place{"driver", unix.SYS_CLONE}) {
-			lost = mapPipe
+			lost = failcalls.MapPipe
 		}
 		l := r.look(t, what)
 		for wait := 0; len(l.Files) > have+lost && wait < 20; wait++ { // connections that are about to be closed
