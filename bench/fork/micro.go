@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,12 +12,12 @@ import (
 	"github.com/aethervm/aether/internal/cell"
 	"github.com/aethervm/aether/internal/cellbinary"
 	"github.com/aethervm/aether/internal/memfile"
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/vmm"
 )
 
 // Where things are in a micro-guest's memory.
 const (
-	microEntry   = 0x1000000
 	microCounter = 0x2000000
 	microPages   = 0x4000000 // and the 16 MiB from there on
 )
@@ -28,38 +27,21 @@ func microCode() []byte {
 	var code []byte
 	relative := func(op ...byte) { // an instruction on the counter
 		code = append(code, op...)
-		code = binary.LittleEndian.AppendUint32(code, uint32(microCounter-(microEntry+len(code)+4)))
+		code = binary.LittleEndian.AppendUint32(code, uint32(microCounter-(microguest.Entry+len(code)+4)))
 	}
-	relative(0xff, 0x05)                                         // inc dword [counter]
-	relative(0x8b, 0x05)                                         // mov eax, [counter]
-	code = append(code, 0xc1, 0xe0, 6)                           // shl eax, 6
-	code = append(code, 0x25, 0xff, 0xff, 0xff, 0)               // and eax, 16 MiB - 1
-	code = append(code, 0xc6, 0x80, 0, 0, 0, microPages>>24, 1)  // mov byte [rax + pages], 1
-	code = append(code, 0x66, 0xba, 0xf8, 0x03, 0xb0, 'x', 0xee) // mov dx, 0x3f8; mov al, 'x'; out dx, al
-	return append(code, 0xeb, byte(int8(-2-len(code))))          // jmp to the beginning
+	relative(0xff, 0x05)                                        // inc dword [counter]
+	relative(0x8b, 0x05)                                        // mov eax, [counter]
+	code = append(code, 0xc1, 0xe0, 6)                          // shl eax, 6
+	code = append(code, 0x25, 0xff, 0xff, 0xff, 0)              // and eax, 16 MiB - 1
+	code = append(code, 0xc6, 0x80, 0, 0, 0, microPages>>24, 1) // mov byte [rax + pages], 1
+	code = append(code, microguest.Say("x")...)
+	return append(code, 0xeb, byte(int8(-2-len(code)))) // jmp to the beginning
 }
 
 // microKernel is an ELF file that the loader takes for a kernel.
 func microKernel() (*os.File, error) {
-	text, le := microCode(), binary.LittleEndian
-	f := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
-	f = le.AppendUint16(f, uint16(elf.ET_EXEC))
-	f = le.AppendUint16(f, uint16(elf.EM_X86_64))
-	f = le.AppendUint32(f, 1)
-	f = le.AppendUint64(f, microEntry)
-	f = le.AppendUint64(f, 64) // where the program header is
-	f = le.AppendUint64(f, 0)
-	f = le.AppendUint32(f, 0)
-	for _, v := range []uint16{64, 56, 1, 64, 0, 0} {
-		f = le.AppendUint16(f, v)
-	}
-	f = le.AppendUint32(f, uint32(elf.PT_LOAD))
-	f = le.AppendUint32(f, uint32(elf.PF_R|elf.PF_X))
-	for _, v := range []uint64{64 + 56, microEntry, microEntry, uint64(len(text)), uint64(len(text)), 4096} {
-		f = le.AppendUint64(f, v)
-	}
 	return memfile.Sealed("micro-guest", func(to *os.File) error {
-		_, err := to.Write(append(f, text...))
+		_, err := to.Write(microguest.Kernel(microCode()))
 		return err
 	})
 }

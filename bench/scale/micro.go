@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,35 +9,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/cell"
 	"github.com/aethervm/aether/internal/cellbinary"
+	"github.com/aethervm/aether/internal/microguest"
 )
 
 // microKernel is a file that the loader takes for a kernel: it says "up", and then a byte again and again.
 func microKernel() (*os.File, error) {
-	const entry, headers = 0x1000000, 64 + 56
-	say := func(c byte) []byte {
-		return []byte{0x66, 0xba, boot.SerialPort & 0xff, boot.SerialPort >> 8, 0xb0, c, 0xee} // mov dx, port; mov al, c; out dx, al
-	}
-	on := append(say('.'), 0xb9, 0, 1, 0, 0, 0xf3, 0x90, 0xff, 0xc9, 0x75, 0xfa) // mov ecx, 256; pause; dec ecx; jnz pause
-	code := bytes.Join([][]byte{say('u'), say('p'), on, {0xeb, byte(-len(on) - 2)}}, nil)
-	var file bytes.Buffer
-	for _, v := range []any{
-		elf.Header64{
-			Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
-			Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
-			Entry: entry, Phoff: 64, Phentsize: 56, Phnum: 1,
-		},
-		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Off: headers, Vaddr: entry, Paddr: entry,
-			Filesz: uint64(len(code)), Memsz: uint64(len(code)), Align: 4},
-		code,
-	} {
-		if err := binary.Write(&file, binary.LittleEndian, v); err != nil {
-			return nil, err
-		}
-	}
-	return temporary(file.Bytes())
+	on := append(microguest.Say("."), 0xb9, 0, 1, 0, 0, 0xf3, 0x90, 0xff, 0xc9, 0x75, 0xfa) // mov ecx, 256; pause; dec ecx; jnz pause
+	return temporary(microguest.Kernel(microguest.Say("up"), on, []byte{0xeb, byte(-len(on) - 2)}))
 }
 
 // spoken tells when a guest says something for the first time.

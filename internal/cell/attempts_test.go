@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/identity"
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/internal/probe/outside"
 	"github.com/aethervm/aether/internal/testenv"
 )
@@ -115,7 +116,7 @@ func allowed1[T any](_ T, err error) error { return allowed0(err) }
 // try starts a cell that makes an attempt, and returns what came of it.
 func try(t *testing.T, attempt string) error {
 	t.Helper()
-	c, err := start(t.Context(), Config{ID: testID, Program: thisProgram(), Kernel: guestFile(t, say("up\n"), spin), VCPUs: 1, MemoryMiB: 64},
+	c, err := start(t.Context(), Config{ID: testID, Program: thisProgram(), Kernel: guestFile(t, microguest.Say("up\n"), microguest.Spin()), VCPUs: 1, MemoryMiB: 64},
 		trial{attempt: attempt, unfiltered: strings.HasPrefix(attempt, "bare ")})
 	if err != nil {
 		return err
@@ -174,7 +175,7 @@ func TestWays(t *testing.T) {
 	defer id.Release()
 	for _, w := range ways(id) {
 		t.Run(w.name, func(t *testing.T) {
-			c, err := start(t.Context(), Config{ID: testID, Program: program(t), Kernel: guestFile(t, say("up\n"), spin), VCPUs: 1, MemoryMiB: 64},
+			c, err := start(t.Context(), Config{ID: testID, Program: program(t), Kernel: guestFile(t, microguest.Say("up\n"), microguest.Spin()), VCPUs: 1, MemoryMiB: 64},
 				trial{way: w.name})
 			if err != nil {
 				t.Fatal(err)
@@ -220,7 +221,7 @@ func TestWays(t *testing.T) {
 // What the judge sees from outside.
 func TestConfinementFromOutside(t *testing.T) {
 	testenv.Root(t)
-	c := startGuest(t, nil, spin)
+	c := startGuest(t, nil, microguest.Spin())
 	if missing := c.Confinement().Missing(); len(missing) > 0 && !usesCgo() {
 		t.Errorf("missing: %+v", missing)
 	}

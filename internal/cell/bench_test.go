@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/internal/smaps"
 )
 
@@ -14,7 +15,7 @@ import (
 // the guest's own memory is reported as PSS.
 func BenchmarkStart(b *testing.B) {
 	needKVM(b)
-	kernel := guestFile(b, say("up\n"), spin)
+	kernel := guestFile(b, microguest.Say("up\n"), microguest.Spin())
 	var closing time.Duration
 	for b.Loop() {
 		c, err := Start(b.Context(), Config{ID: testID, Program: program(b), Kernel: kernel, VCPUs: 1, MemoryMiB: 64})
@@ -36,7 +37,7 @@ func TestFootprint(t *testing.T) {
 	const cells = 4
 	var all []*Cell
 	for i := range cells {
-		c := startGuest(t, func(cfg *Config) { cfg.ID += itoa(i) }, say("up\n"), spin)
+		c := startGuest(t, func(cfg *Config) { cfg.ID += itoa(i) }, microguest.Say("up\n"), microguest.Spin())
 		waitConsole(t, c, "up")
 		// A guest that spins would have the next ones wait for a processor.
 		if err := c.Pause(t.Context()); err != nil {

@@ -14,15 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/guestmem"
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/vmm"
 )
 
 // chatter is a guest that says "up" once and "on" for ever.
 func chatter() []byte {
-	on := say("on\n")
+	on := microguest.Say("on\n")
 	on = append(on, 0xb9, 0, 1, 0, 0, 0xf3, 0x90, 0xff, 0xc9, 0x75, 0xfa) // mov ecx, 256; pause; dec ecx; jnz pause
-	return bytes.Join([][]byte{say("up\n"), on, {0xeb, byte(-len(on) - 2)}}, nil)
+	return bytes.Join([][]byte{microguest.Say("up\n"), on, {0xeb, byte(-len(on) - 2)}}, nil)
 }
 
 // A branch of a confined cell, and cells of it, and of one of them.
@@ -248,7 +249,7 @@ func TestHostileBranch(t *testing.T) {
 // An owner that has no descriptors left says so, does not blame the cell, and knows that the guest may have a layer more: room
 // is left for one, not for one each time, as a cell could refuse branches to get more and more.
 func TestBranchWithoutDescriptors(t *testing.T) {
-	on := append([]byte{0xfe, 0x04, 0x25, 0, 0, 0, 1}, say("on\n")...) // inc byte [16 MiB]
+	on := append([]byte{0xfe, 0x04, 0x25, 0, 0, 0, 1}, microguest.Say("on\n")...) // inc byte [16 MiB]
 	c := startGuest(t, nil, append(on, 0xeb, byte(-len(on)-2)))
 	waitConsole(t, c, "on")
 	for range 3 { // each makes a layer

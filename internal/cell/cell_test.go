@@ -3,7 +3,6 @@ package cell
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -15,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/kvm"
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/internal/testenv"
 	"github.com/aethervm/aether/vmm"
 )
@@ -39,51 +38,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A guest that needs no more than a KVM whose ring 0 is emulated: a few instructions that speak to the
-// serial port, as an ELF file that the loader takes for a kernel.
-
-const guestEntry = 0x1000000
-
-func outByte(port uint16, v byte) []byte {
-	return []byte{0x66, 0xba, byte(port), byte(port >> 8), 0xb0, v, 0xee} // mov dx, port; mov al, v; out dx, al
-}
-
-func say(text string) []byte {
-	var code []byte
-	for _, b := range []byte(text) {
-		code = append(code, outByte(boot.SerialPort, b)...)
-	}
-	return code
-}
-
-var (
-	powerOff = outByte(boot.SleepControlPort, 5<<2|boot.SleepEnable)
-	spin     = []byte{0xf3, 0x90, 0xeb, 0xfc} // pause; jmp back
-)
-
 // guestFile is a kernel that runs code.
 func guestFile(t testing.TB, code ...[]byte) *os.File {
 	t.Helper()
-	text := bytes.Join(code, nil)
-	le := binary.LittleEndian
-	f := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
-	f = le.AppendUint16(f, uint16(elf.ET_EXEC))
-	f = le.AppendUint16(f, uint16(elf.EM_X86_64))
-	f = le.AppendUint32(f, 1)
-	f = le.AppendUint64(f, guestEntry)
-	f = le.AppendUint64(f, 64) // where the program header is
-	f = le.AppendUint64(f, 0)
-	f = le.AppendUint32(f, 0)
-	for _, v := range []uint16{64, 56, 1, 64, 0, 0} {
-		f = le.AppendUint16(f, v)
-	}
-	f = le.AppendUint32(f, uint32(elf.PT_LOAD))
-	f = le.AppendUint32(f, uint32(elf.PF_R|elf.PF_X))
-	for _, v := range []uint64{64 + 56, guestEntry, guestEntry, uint64(len(text)), uint64(len(text)), 4} {
-		f = le.AppendUint64(f, v)
-	}
 	name := filepath.Join(t.TempDir(), "kernel")
-	if err := os.WriteFile(name, append(f, text...), 0o600); err != nil {
+	if err := os.WriteFile(name, microguest.Kernel(code...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	file, err := os.Open(name)
@@ -170,7 +129,7 @@ func waitConsole(t testing.TB, c *Cell, text string) {
 
 func TestGuestPowersOff(t *testing.T) {
 	var console bytes.Buffer
-	c := startGuest(t, func(cfg *Config) { cfg.Console = &console }, say("hello\n"), powerOff)
+	c := startGuest(t, func(cfg *Config) { cfg.Console = &console }, microguest.Say("hello\n"), microguest.PowerOff())
 	e := waitEnd(t, c)
 	if e.Reason != string(vmm.PoweredOff) || len(e.Console) != 1 || e.Console[0] != "hello" || console.String() != "hello\n" {
 		t.Errorf("ended with %+v; console %q", e, &console)
@@ -188,9 +147,9 @@ func TestGuestPowersOff(t *testing.T) {
 func TestNetwork(t *testing.T) {
 	c := startGuest(t, func(cfg *Config) {
 		cfg.Network = &vmm.Network{Allow: []vmm.Rule{{Name: "good.example"}}, Denied: func(vmm.Flow) {}}
-	}, say("up\n"), spin)
+	}, microguest.Say("up\n"), microguest.Spin())
 	waitConsole(t, c, "up")
-	_, err := Start(t.Context(), Config{ID: testID + "-2", Program: program(t), Kernel: guestFile(t, spin), VCPUs: 1, MemoryMiB: 64,
+	_, err := Start(t.Context(), Config{ID: testID + "-2", Program: program(t), Kernel: guestFile(t, microguest.Spin()), VCPUs: 1, MemoryMiB: 64,
 		Network: &vmm.Network{Allow: []vmm.Rule{{}}}})
 	if !errors.Is(err, vmm.ErrConfig) {
 		t.Errorf("a rule for nothing: %v", err)
@@ -235,7 +194,7 @@ func TestInvalidConfigs(t *testing.T) {
 }
 
 func TestPause(t *testing.T) {
-	loop := say("x\n")
+	loop := microguest.Say("x\n")
 	back := -int32(len(loop) + 5)
 	loop = binary.LittleEndian.AppendUint32(append(loop, 0xe9), uint32(back)) // jmp back
 	var console safeBuffer
@@ -269,7 +228,7 @@ func TestPause(t *testing.T) {
 
 // A dial waits for the guest's driver, which this guest has not, and ends with its context.
 func TestDialEnds(t *testing.T) {
-	c := startGuest(t, nil, spin)
+	c := startGuest(t, nil, microguest.Spin())
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := c.Dial(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
@@ -290,7 +249,7 @@ func TestDialEnds(t *testing.T) {
 }
 
 func TestProcessKilled(t *testing.T) {
-	c := startGuest(t, nil, say("up\n"), spin)
+	c := startGuest(t, nil, microguest.Say("up\n"), microguest.Spin())
 	waitConsole(t, c, "up")
 	if err := unix.Kill(c.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -303,7 +262,7 @@ func TestProcessKilled(t *testing.T) {
 
 func TestCancelledStarts(t *testing.T) {
 	needKVM(t)
-	kernel := guestFile(t, spin)
+	kernel := guestFile(t, microguest.Spin())
 	for delay := time.Duration(0); delay < 24*time.Millisecond; delay += 2 * time.Millisecond {
 		ctx, cancel := context.WithTimeout(t.Context(), delay)
 		c, err := Start(ctx, Config{ID: testID, Program: program(t), Kernel: kernel, VCPUs: 1, MemoryMiB: 64})

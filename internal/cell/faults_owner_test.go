@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/failcalls"
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/internal/snapshot"
 	"github.com/aethervm/aether/vmm"
 )
@@ -27,7 +28,7 @@ import (
 func beater(start byte) []byte {
 	const first, second = 0x1800000, 0x2800000
 	with := func(operand uint32, op ...byte) []byte { return binary.LittleEndian.AppendUint32(op, operand) }
-	bad := append(say("bad\n"), 0xeb, 0)
+	bad := append(microguest.Say("bad\n"), 0xeb, 0)
 	bad[len(bad)-1] = byte(-len(bad)) // jmp to its start
 	var loop []byte
 	var jumps []int                 // to bad
@@ -40,13 +41,13 @@ func beater(start byte) []byte {
 		loop = append(loop, with(0, 0x0f, 0x85)...)        // jne
 		jumps = append(jumps, len(loop))
 	}
-	loop = append(loop, say("on\n")...)
+	loop = append(loop, microguest.Say("on\n")...)
 	loop = append(loop, 0xb9, 0, 4, 0, 0, 0xf3, 0x90, 0xff, 0xc9, 0x75, 0xfa) // mov ecx, 1024; pause; dec ecx; jnz pause
 	loop = append(loop, with(-uint32(len(loop)+5), 0xe9)...)                  // jmp to its start
 	for _, from := range jumps {
 		binary.LittleEndian.PutUint32(loop[from-4:], uint32(len(loop)-from))
 	}
-	return slices.Concat([]byte{0xbb, start, 0, 0, 0}, say("up\n"), loop, bad) // mov ebx, start
+	return slices.Concat([]byte{0xbb, start, 0, 0, 0}, microguest.Say("up\n"), loop, bad) // mov ebx, start
 }
 
 // A beater that is not what it was says so.

@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aethervm/aether/internal/microguest"
 )
 
 // Every cycle must give back all that it took.
 func TestCycles(t *testing.T) {
 	needKVM(t)
-	kernel := guestFile(t, say("up\n"), spin)
+	kernel := guestFile(t, microguest.Say("up\n"), microguest.Spin())
 	cycle := func() {
 		c, err := Start(t.Context(), Config{ID: testID, Program: program(t), Kernel: kernel, VCPUs: 1, MemoryMiB: 64})
 		if err != nil {
@@ -116,7 +118,7 @@ func ownerMain() {
 
 func TestOwnerKilled(t *testing.T) {
 	needKVM(t)
-	kernel := guestFile(t, spin)
+	kernel := guestFile(t, microguest.Spin())
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ const (
 	microTSS    = 0x50000
 )
 
-const endTimeout = 20 * time.Second
+const endTimeout = time.Minute
 
 func openSystem(t testing.TB) *kvm.System {
 	t.Helper()
@@ -85,29 +85,11 @@ func loadMicro(t testing.TB, mem *guestmem.Memory, code ...byte) boot.CPU {
 	}
 }
 
-// Pieces of code for micro-guests.
-
-func outByte(port uint16, v byte) []byte {
-	return []byte{0x66, 0xba, byte(port), byte(port >> 8), 0xb0, v, 0xee} // mov dx, port; mov al, v; out dx, al
+// count counts in memory for ever.
+var count = []byte{
+	0xff, 0x04, 0x25, microData & 0xff, microData >> 8 & 0xff, microData >> 16, 0, // inc dword [microData]
+	0xeb, 0xf7, // jmp back
 }
-
-func say(text string) []byte {
-	var code []byte
-	for _, b := range []byte(text) {
-		code = append(code, outByte(boot.SerialPort, b)...)
-	}
-	return code
-}
-
-var (
-	powerOff = outByte(boot.SleepControlPort, 5<<2|boot.SleepEnable)
-	reset    = outByte(boot.ResetPort, 1)
-	// count counts in memory for ever.
-	count = []byte{
-		0xff, 0x04, 0x25, microData & 0xff, microData >> 8 & 0xff, microData >> 16, 0, // inc dword [microData]
-		0xeb, 0xf7, // jmp back
-	}
-)
 
 // start runs code on a machine that is made of cfg; memory and system are added.
 func start(t testing.TB, cfg Config, code ...byte) (*Machine, *guestmem.Memory) {

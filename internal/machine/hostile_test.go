@@ -10,6 +10,7 @@ import (
 
 	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/guestmem"
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/internal/virtio"
 )
 
@@ -283,7 +284,7 @@ func TestHostileAddresses(t *testing.T) {
 	}
 	// The serial port's registers, but not its data.
 	for reg := uint16(1); reg < serialPorts; reg++ {
-		portCode = slices.Concat(portCode, outByte(boot.SerialPort+reg, byte(reg*37)), []byte{0xec})
+		portCode = slices.Concat(portCode, microguest.Out(boot.SerialPort+reg, byte(reg*37)), []byte{0xec})
 	}
 	t.Run("memory", attack{devices: []virtio.Device{&testDevice{}}, code: [][]byte{memoryCode}}.run)
 	t.Run("ports", attack{code: [][]byte{portCode}}.run)
@@ -295,8 +296,8 @@ func TestHostileConsole(t *testing.T) {
 	flood := slices.Concat(
 		[]byte{0xbe}, imm32(hostileCode), []byte{0xb9}, imm32(512), // mov esi, code; mov ecx, 512
 		[]byte{0x66, 0xba, boot.SerialPort & 0xff, boot.SerialPort >> 8, 0xf3, 0x6e}, // mov dx, port; rep outsb
-		outByte(boot.SerialPort+serialMCR, mcrLoopback), outByte(boot.SerialPort, 'x'), outByte(boot.SerialPort+serialMCR, 0),
-		outByte(boot.SerialPort+serialIER, ierMask), outByte(boot.SerialPort+serialIER, 0),
+		microguest.Out(boot.SerialPort+serialMCR, mcrLoopback), microguest.Out(boot.SerialPort, 'x'), microguest.Out(boot.SerialPort+serialMCR, 0),
+		microguest.Out(boot.SerialPort+serialIER, ierMask), microguest.Out(boot.SerialPort+serialIER, 0),
 	)
 	attack{code: [][]byte{flood, flood}}.run(t)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/aethervm/aether/internal/boot"
+	"github.com/aethervm/aether/internal/microguest"
 )
 
 var ud2 = []byte{0x0f, 0x0b}
@@ -17,7 +18,7 @@ func hammer(r ring) []byte {
 		store32(register(devBalloon, 0x104), 7), load32(register(devBalloon, 0x104)),
 		store32(boot.IOAPICAddr, ioapicEntries+2*boot.DeviceGSI), store32(boot.IOAPICAddr+ioapicWindow, entryMasked),
 		load32(boot.IOAPICAddr+ioapicWindow),
-		outByte(boot.SerialPort+serialUnused, 1), outByte(boot.SerialPort, '.'),
+		microguest.Out(boot.SerialPort+serialUnused, 1), microguest.Out(boot.SerialPort, '.'),
 	)
 }
 
@@ -44,8 +45,8 @@ func TestHostileEnds(t *testing.T) {
 		ends []Reason
 	}{
 		"triple fault":       {ud2, []Reason{TripleFault}},
-		"reset":              {reset, []Reason{Rebooted}},
-		"power-off":          {powerOff, []Reason{PoweredOff}},
+		"reset":              {microguest.Reset(), []Reason{Rebooted}},
+		"power-off":          {microguest.PowerOff(), []Reason{PoweredOff}},
 		"runs device memory": {jump, []Reason{Failed, TripleFault}},
 	} {
 		for _, others := range []string{"busy", "hammering", "counting"} {
@@ -78,7 +79,7 @@ func TestHostileInterrupts(t *testing.T) {
 			code = slices.Concat(code,
 				store32(boot.IOAPICAddr, ioapicEntries+2*boot.SerialGSI+1), store32(boot.IOAPICAddr+ioapicWindow, destination<<24),
 				store32(boot.IOAPICAddr, ioapicEntries+2*boot.SerialGSI), store32(boot.IOAPICAddr+ioapicWindow, mode<<8|mode*31),
-				outByte(boot.SerialPort+serialIER, 0), outByte(boot.SerialPort+serialIER, ierEmpty), // raises the interrupt
+				microguest.Out(boot.SerialPort+serialIER, 0), microguest.Out(boot.SerialPort+serialIER, ierEmpty), // raises the interrupt
 			)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/guestmem"
+	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/internal/virtio"
 )
 
@@ -24,11 +25,11 @@ func TestEnds(t *testing.T) {
 		detail string
 		tail   string
 	}{
-		"power-off":      {slices.Concat(say("bye\n"), powerOff), PoweredOff, "", "bye\n"},
-		"reset":          {slices.Concat(say("again\n"), reset), Rebooted, "", "again\n"},
-		"panic":          {slices.Concat(say("x\nKernel panic - not syncing: boo\r\nmore"), reset), Panicked, "boo", "more"},
+		"power-off":      {slices.Concat(microguest.Say("bye\n"), microguest.PowerOff()), PoweredOff, "", "bye\n"},
+		"reset":          {slices.Concat(microguest.Say("again\n"), microguest.Reset()), Rebooted, "", "again\n"},
+		"panic":          {slices.Concat(microguest.Say("x\nKernel panic - not syncing: boo\r\nmore"), microguest.Reset()), Panicked, "boo", "more"},
 		"triple fault":   {[]byte{0x0f, 0x0b}, TripleFault, "", ""}, // ud2, without a handler for it
-		"in a power-off": {slices.Concat(outByte(boot.SleepControlPort, 5<<2), outByte(boot.SleepStatusPort, 0xff), powerOff), PoweredOff, "", ""},
+		"in a power-off": {slices.Concat(microguest.Out(boot.SleepControlPort, 5<<2), microguest.Out(boot.SleepStatusPort, 0xff), microguest.PowerOff()), PoweredOff, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -172,7 +173,7 @@ func TestDeviceRegisters(t *testing.T) {
 		[]byte{0x8a, 0x07}, // mov al, [rdi]
 		[]byte{0x66, 0xba, boot.SerialPort & 0xff, boot.SerialPort >> 8, 0xee}, // mov dx, port; out dx, al
 		[]byte{0xfe, 0xc0, 0x88, 0x07},                                         // inc al; mov [rdi], al
-		powerOff,
+		microguest.PowerOff(),
 	)...)
 	if end := wait(t, m); end.Reason != PoweredOff || string(end.Console) != "Q" {
 		t.Errorf("ended with %v, console %q", end, end.Console)
@@ -185,7 +186,7 @@ func TestDeviceRegisters(t *testing.T) {
 func TestNothingLeaks(t *testing.T) {
 	system, mem := openSystem(t), newMemory(t, microMemory)
 	cycle := func() {
-		cpu := loadMicro(t, mem, slices.Concat(say("."), powerOff)...)
+		cpu := loadMicro(t, mem, slices.Concat(microguest.Say("."), microguest.PowerOff())...)
 		m, err := New(Config{System: system, Memory: mem, VCPUs: 2, Devices: []virtio.Device{&testDevice{}}})
 		if err != nil {
 			t.Fatal(err)
@@ -250,7 +251,7 @@ func usage(t *testing.T) (r resources) {
 // BenchmarkLife is a machine from nothing to its guest's power-off and away again.
 func BenchmarkLife(b *testing.B) {
 	system, mem := openSystem(b), newMemory(b, microMemory)
-	cpu := loadMicro(b, mem, powerOff...)
+	cpu := loadMicro(b, mem, microguest.PowerOff()...)
 	for b.Loop() {
 		m, err := New(Config{System: system, Memory: mem, VCPUs: 1})
 		if err != nil {

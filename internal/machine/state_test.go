@@ -10,6 +10,7 @@ import (
 
 	"github.com/aethervm/aether/internal/guestmem"
 	"github.com/aethervm/aether/internal/kvm"
+	"github.com/aethervm/aether/internal/microguest"
 )
 
 // family makes copies of a machine.
@@ -131,7 +132,7 @@ func TestCopyEndsAsTheOriginalWould(t *testing.T) {
 		0x80, 0x3c, 0x25, microData & 0xff, microData >> 8 & 0xff, microData >> 16, 0, 0, // cmp byte [microData], 0
 		0x74, 0xf6, // je back
 	}
-	code = append(append(code, say("went on")...), powerOff...)
+	code = append(append(code, microguest.Say("went on")...), microguest.PowerOff()...)
 	var console bytes.Buffer
 	m, _ := start(t, Config{Console: &console}, code...)
 	m.Pause()
@@ -264,7 +265,7 @@ const microStore = 0x100000
 func BenchmarkFork(b *testing.B) {
 	f := newFamily(b)
 	cfg := Config{System: f.system, VCPUs: 1}
-	code := append(append([]byte{}, say("x")...), 0xeb, 0xf7) // for ever: what jmp leads to is the out instruction
+	code := append(append([]byte{}, microguest.Say("x")...), 0xeb, 0xf7) // for ever: what jmp leads to is the out instruction
 	m, _ := start(b, Config{}, code...)
 	m.Pause()
 	image, s := f.branch(b, m)
