@@ -29,7 +29,7 @@ var guestModules = []string{
 // cmdline of the guests: silent, and without what takes a kernel long and is of no use here.
 const cmdline = "quiet loglevel=4 rdinit=/init random.trust_cpu=on cryptomgr.notests lsm=landlock audit=0 -- " + agentproto.InitVsock
 
-const bootTimeout = 2 * time.Minute // the host of a test may be emulated
+const bootTimeout = 5 * time.Minute // the host of a test may be emulated, and busy
 
 // guestFiles opens what guests boot from, or ends the test.
 func guestFiles(t testing.TB) (*agentsandbox.Guest, *os.File) {

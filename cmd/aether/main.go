@@ -4,16 +4,24 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
+	passOnNothing()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// passOnNothing has the processes that this one starts get none of the files that whoever has started this one had open.
+func passOnNothing() {
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // fails before Linux 5.11
 }
 
 // app is what every command shares: the streams and the options of the root command. What a command
@@ -53,7 +61,7 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 		err = sig.withRemedyOf(err)
 	}
 	f := diagnose(err)
-	if cmd != nil && (cmd.Name() == "exec" || cmd.Name() == "run") {
+	if cmd != nil && (cmd.Name() == "exec" || cmd.Name() == "run" || cmd.Name() == "attach") {
 		f = f.forExec()
 	}
 	f.print(errOut, wantsJSON(args))
@@ -66,7 +74,7 @@ type signalError struct {
 	remedy string
 }
 
-func (e signalError) Error() string { return fmt.Sprintf("interrupted (%s)", e.signal) }
+func (e signalError) Error() string { return "interrupted by " + unix.SignalName(e.signal) }
 
 // Is makes whoever looks for a context's end find it, also where context.Cause was passed on.
 func (e signalError) Is(target error) bool { return target == context.Canceled }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,9 @@ func live() error {
 	_ = os.WriteFile("/proc/self/comm", []byte(argv0), 0)
 	if err := unix.Close(programFile); err != nil {
 		return fmt.Errorf("close the program: %w", err)
+	}
+	if err := closeInherited(); err != nil {
+		return err
 	}
 	how, id, err := firstMessage()
 	if err != nil {
@@ -90,6 +94,32 @@ func live() error {
 		return err
 	}
 	return server.serve()
+}
+
+// closeInherited closes what the owner had open by accident of who has started it, and passed on without knowing. What this
+// process has opened itself, as the Go runtime does, would be closed by an exec, and nothing that it was given is.
+func closeInherited() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("close what was inherited: %w", err)
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= deviceFile {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if errors.Is(err, unix.EBADF) { // the list's own
+			continue
+		}
+		if err == nil && flags&unix.FD_CLOEXEC == 0 {
+			err = unix.Close(fd)
+		}
+		if err != nil {
+			return fmt.Errorf("close what was inherited: %w", err)
+		}
+	}
+	return nil
 }
 
 // firstMessage waits for the owner's first message.

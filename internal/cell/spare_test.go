@@ -29,6 +29,7 @@ func prepareSpare(t *testing.T, memoryMiB int) *Spare {
 
 // A spare cell becomes the cell of a copy, or of a guest that boots, and is confined before it knows of which.
 func TestSpare(t *testing.T) {
+	inherited(t)
 	parent := startGuest(t, nil, chatter())
 	waitConsole(t, parent, "on")
 	b, err := parent.Branch(t.Context())
@@ -64,6 +65,20 @@ func TestSpare(t *testing.T) {
 		t.Error(err)
 	}
 	noLeftovers(t)
+}
+
+// inherited has a file open that is passed on to every process that is started, as one may have been that this one's parent had.
+func inherited(t *testing.T) {
+	t.Helper()
+	f, err := os.Open("/etc/hostname")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(f.Fd())) // is not closed by an exec
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
 }
 
 // hasNothing looks at the descriptors of a spare: sockets and pipes to its owner, what the kernel has of a VM, and no file of
