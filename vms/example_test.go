@@ -28,13 +28,13 @@ func ExampleRank() {
 	}
 	// Output:
 	// system            fitness  start  density  isolation  snapshot  agent-control  evidence
-	// gvisor            0.40     0.17   0.62     0.30       0.47      0.44           3 published, 8 judged
-	// qemu-kvm          0.39     0.28   0.39     0.45       0.40      0.44           4 published, 8 judged
-	// firecracker       0.39     0.31   0.40     0.45       0.47      0.31           5 published, 9 judged
-	// cloud-hypervisor  0.37     0.34   0.40     0.45       0.35      0.31           4 published, 8 judged
-	// docker            0.30     0.15   0.68     0.01       0.25      0.41           2 published, 7 judged
-	// kata              0.26     0.19   0.23     0.45       0.10      0.31           4 published, 7 judged
-	// aethervm          0.00     0.00   0.00     0.00       0.00      0.00           none [1]
+	// gvisor            0.3993   0.17   0.62     0.30       0.47      0.44           3 published, 8 judged
+	// qemu-kvm          0.3921   0.28   0.39     0.45       0.40      0.44           4 published, 8 judged
+	// firecracker       0.3901   0.31   0.40     0.45       0.47      0.31           5 published, 9 judged
+	// cloud-hypervisor  0.3721   0.34   0.40     0.45       0.35      0.31           4 published, 8 judged
+	// docker            0.2994   0.15   0.68     0.01       0.25      0.41           2 published, 7 judged
+	// kata              0.2562   0.19   0.23     0.45       0.10      0.31           4 published, 7 judged
+	// aethervm          0.0000   0.00   0.00     0.00       0.00      0.00           none [1]
 	// [1] aethervm: nothing measured yet in this repository, and nothing else counts, so every axis is 0
 	// A metric without evidence earns nothing; a system's profile names its gaps.
 	// Published figures are from different hardware and definitions: see docs/RUBRIC.md.

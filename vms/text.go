@@ -43,7 +43,7 @@ func WriteRanking(w io.Writer, ranked []Profile) error {
 			notes = append(notes, note)
 			evidence = fmt.Sprintf("none [%d]", len(notes))
 		}
-		cells := []string{p.VM.Name(), fmt.Sprintf("%.2f", p.Fitness)}
+		cells := []string{p.VM.Name(), fmt.Sprintf("%.4f", p.Fitness)} // in full, as the order hangs on it
 		for _, a := range Axes() {
 			cells = append(cells, fmt.Sprintf("%.2f", p.Axes.Of(a)))
 		}
@@ -63,11 +63,13 @@ func WriteRanking(w io.Writer, ranked []Profile) error {
 	return t.flush(w)
 }
 
-// WriteProfile writes a profile: its scores, the evidence behind each axis, and the gaps.
+// WriteProfile writes a profile: its scores, the evidence behind each axis, and the gaps. Each figure
+// has a number, under which its claim and its source stand below the table.
 func WriteProfile(w io.Writer, p Profile) error {
 	t := newTable()
 	t.line(fmt.Sprintf("%s (%s): fitness %.2f, rubric %s", p.VM.DisplayName(), p.VM, p.Fitness, RubricVersion))
 	metrics := MetricsOf(p.Evidence)
+	shown := 0
 	for _, a := range Axes() {
 		t.line("")
 		t.line(fmt.Sprintf("%s %.2f", a, p.Axes.Of(a)))
@@ -75,7 +77,8 @@ func WriteProfile(w io.Writer, p Profile) error {
 		for _, c := range Explain(a, metrics) {
 			scores[c.Metric] = c
 		}
-		t.row("  metric", "value", "score", "weight", "kind", "date")
+		t.row("  metric", "value", "score", "weight", "kind", "date", "source")
+		var notes []string
 		for _, e := range p.Evidence {
 			if e.Axis != a {
 				continue
@@ -88,14 +91,14 @@ func WriteProfile(w io.Writer, p Profile) error {
 			if c, ok := scores[e.Metric]; ok && e.scored() && *c.Value == *e.Value {
 				score, weight = fmt.Sprintf("%.2f", c.Score), fmt.Sprintf("%.2f", c.Weight)
 			}
-			t.row("  "+metric, e.figure(), score, weight, e.Kind.String(), e.Date)
+			shown++
+			mark := fmt.Sprintf("[%d]", shown)
+			t.row("  "+metric, e.figure(), score, weight, e.Kind.String(), e.Date, mark)
+			notes = append(notes, "  "+mark+" "+e.Claim, strings.Repeat(" ", len(mark)+3)+e.Source)
 		}
 		t.end()
-		for _, e := range p.Evidence {
-			if e.Axis == a {
-				t.line("    " + e.Claim)
-				t.line("      " + e.Source)
-			}
+		for _, note := range notes {
+			t.line(note)
 		}
 		if gaps := Gaps(a, metrics); len(gaps) > 0 {
 			t.line("  gaps, each scoring 0: " + strings.Join(gaps, " "))

@@ -15,6 +15,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/internal/server/access"
@@ -23,6 +25,9 @@ import (
 
 // maxAnswer bounds an answer that is no stream, in bytes.
 const maxAnswer = 64 << 20
+
+// continueWait is how long a server may take to say that it wants a body, before it is sent one all the same.
+const continueWait = 5 * time.Second
 
 // Client talks to one server. Its methods may be called concurrently. An error of the server is a *runtime.Error; one
 // of the connection is not.
@@ -35,8 +40,13 @@ type Client struct {
 // Option changes how a client asks.
 type Option func(*Client)
 
-// WithToken sends a tenant's token.
-func WithToken(token string) Option { return WithHeader("Authorization", "Bearer "+token) }
+// WithToken sends a tenant's token; an empty one is none.
+func WithToken(token string) Option {
+	if token == "" {
+		return func(*Client) {}
+	}
+	return WithHeader("Authorization", "Bearer "+token)
+}
 
 // WithSession asks for one session of the tenant.
 func WithSession(name string) Option { return WithHeader(access.SessionHeader, name) }
@@ -58,7 +68,7 @@ func New(address string, options ...Option) (*Client, error) {
 	c := &Client{base: strings.TrimSuffix(address, "/"), http: &http.Client{}, header: http.Header{}}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		c.base = "http://localhost"
-		c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c.http.Transport = &http.Transport{ExpectContinueTimeout: continueWait, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		}}
 	} else if u, err := url.Parse(address); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -118,6 +128,11 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 	if kind != "" {
 		req.Header.Set("Content-Type", kind)
 	}
+	if _, ok := body.(io.Reader); ok {
+		// A server that refuses closes the connection. Whoever is sending then has a broken pipe in place of the answer,
+		// so that nothing is sent before the server has begun to read.
+		req.Header.Set("Expect", "100-continue")
+	}
 	return req, nil
 }
 
@@ -127,6 +142,10 @@ func (c *Client) send(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		if cause := context.Cause(req.Context()); cause != nil {
 			return nil, cause
+		}
+		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+			// Not wrapped: a broken pipe is for commands the end of their own output.
+			return nil, errors.New("the server has ended the connection: " + err.Error())
 		}
 		return nil, err
 	}

@@ -79,6 +79,22 @@ func TestExecStreams(t *testing.T) {
 	}
 }
 
+// TestRefusedUpload is told what the server has refused, however much it has to send.
+func TestRefusedUpload(t *testing.T) {
+	c, _ := serve(t)
+	for i := range 100 {
+		for _, size := range []int{0, 10, 8 << 20} {
+			in := strings.NewReader(strings.Repeat("x", size))
+			if _, err := c.Exec(t.Context(), "sbnone", rest.Run{Args: []string{"cat"}}, Streams{Stdin: in}); runtime.CodeOf(err) != runtime.CodeNotFound {
+				t.Fatalf("exec %d with %d bytes: %v", i, size, err)
+			}
+		}
+	}
+	if _, err := c.Upload(t.Context(), "sbnone", "/tmp/x", 0o644, strings.NewReader(strings.Repeat("x", 32<<20))); runtime.CodeOf(err) != runtime.CodeNotFound {
+		t.Errorf("upload: %v", err)
+	}
+}
+
 // TestExecIsEnded with the caller's context, also while the program waits for input.
 func TestExecIsEnded(t *testing.T) {
 	c, _ := serve(t)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/internal/server/rest"
+	"github.com/aethervm/aether/sandbox"
 )
 
 const keyHeader = "Idempotency-Key"
@@ -38,6 +39,11 @@ func (c *Client) Sandboxes(ctx context.Context) ([]rest.Sandbox, error) {
 // Sandbox describes one.
 func (c *Client) Sandbox(ctx context.Context, id string) (sb rest.Sandbox, err error) {
 	return sb, c.do(ctx, http.MethodGet, path("sandboxes", id), nil, nil, &sb)
+}
+
+// EgressLog tells which flows of a sandbox were refused, and what its secrets were used for.
+func (c *Client) EgressLog(ctx context.Context, id string) (log sandbox.EgressLog, err error) {
+	return log, c.do(ctx, http.MethodGet, path("sandboxes", id, "egress"), nil, nil, &log)
 }
 
 // Kill ends a sandbox.
