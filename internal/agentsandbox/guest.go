@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,8 +36,11 @@ type Guest struct {
 func OpenGuest(ctx context.Context, system string, modules []string, late ...string) (*Guest, error) {
 	agent, err := guestagent.Path()
 	if err != nil {
-		return nil, &sandbox.Error{Op: "probe", System: system, Err: sandbox.ErrUnavailable,
-			Detail: err.Error(), Remedy: "build it with `make agent`"}
+		remedy := "build it with `make agent`"
+		if errors.Is(err, fs.ErrPermission) {
+			remedy = "run as root, or set AETHER_STATE to a directory of your own"
+		}
+		return nil, &sandbox.Error{Op: "probe", System: system, Err: sandbox.ErrUnavailable, Detail: err.Error(), Remedy: remedy}
 	}
 	state, err := hostdir.State()
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -121,10 +123,11 @@ func probe(ctx context.Context) Reality {
 }
 
 func userName() string {
-	if name := os.Getenv("USER"); name != "" {
-		return name
+	id := strconv.Itoa(os.Getuid())
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
 	}
-	return fmt.Sprint(os.Getuid())
+	return id
 }
 
 // runBounded runs the guest until it exits, ctx ends or limit is over. When not even a kick ends

@@ -133,7 +133,7 @@ func needKVM(ctx context.Context, op string) error {
 	}
 	if !reality.Real() {
 		return &sandbox.Error{Op: op, System: System, Err: sandbox.ErrUnavailable,
-			Detail: fmt.Sprintf("%s is %s: %s", kvm.Device, reality.State, reality.Reason), Remedy: reality.Remedy}
+			Detail: fmt.Sprintf("%s: %s: %s", kvm.Device, reality.State, reality.Reason), Remedy: reality.Remedy}
 	}
 	return nil
 }
