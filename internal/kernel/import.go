@@ -30,12 +30,12 @@ const (
 // and keeps it below root. A version that is there already is left as it is. A kernel that no system
 // can use is refused; see Lacks.
 func Import(root, image, modules string) (Kernel, error) {
-	return importImage(context.Background(), root, image, func(string) (string, error) { return modules, nil })
+	return importImage(context.Background(), root, image, nil, func(string) (string, error) { return modules, nil })
 }
 
-// importImage is Import for whoever learns where the modules are from the version only. Nothing is
-// left behind if ctx ends.
-func importImage(ctx context.Context, root, image string, modules func(version string) (string, error)) (Kernel, error) {
+// importImage is Import for whoever learns where the modules are from the version only, and wants more of them than
+// guests do. Nothing is left behind if ctx ends.
+func importImage(ctx context.Context, root, image string, more []string, modules func(version string) (string, error)) (Kernel, error) {
 	fail := func(err error) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("import guest kernel %s: %w", image, err)
 	}
@@ -69,7 +69,7 @@ func importImage(ctx context.Context, root, image string, modules func(version s
 	}
 	defer func() { _ = os.RemoveAll(making) }() // gone by the rename if all went well
 	k := Kernel{Version: version, dir: making}
-	if err := k.fill(ctx, vmlinux, tree); err != nil {
+	if err := k.fill(ctx, vmlinux, tree, more); err != nil {
 		return fail(err)
 	}
 	if err := os.Rename(making, final); err != nil {
@@ -125,8 +125,8 @@ func imageVersion(image []byte) (string, error) {
 // isELF tells whether image is a vmlinux, or an unpacked module.
 func isELF(image []byte) bool { return bytes.HasPrefix(image, []byte("\x7fELF")) }
 
-// fill writes the kernel's files to k.dir, the manifest last.
-func (k *Kernel) fill(ctx context.Context, vmlinux []byte, modules string) error {
+// fill writes the kernel's files to k.dir, with more modules than guests need, the manifest last.
+func (k *Kernel) fill(ctx context.Context, vmlinux []byte, modules string, more []string) error {
 	if err := os.Chmod(k.dir, 0o755); err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (k *Kernel) fill(ctx context.Context, vmlinux []byte, modules string) error
 	if err != nil {
 		return err
 	}
-	if err := k.addModules(ctx, t); err != nil {
+	if err := k.addModules(ctx, t, slices.Concat(wanted(), more)); err != nil {
 		return err
 	}
 	if err := k.check(); err != nil {
@@ -155,10 +155,9 @@ func (k *Kernel) fill(ctx context.Context, vmlinux []byte, modules string) error
 	return errors.Join(os.WriteFile(filepath.Join(k.dir, manifestName), manifest, 0o644), ctx.Err())
 }
 
-// addModules writes the wanted modules of a tree and those that they depend on.
-func (k *Kernel) addModules(ctx context.Context, t tree) error {
+// addModules writes the named modules of a tree and those that they depend on.
+func (k *Kernel) addModules(ctx context.Context, t tree, names []string) error {
 	k.Builtin = []string{}
-	names := wanted()
 	for i := 0; i < len(names); i++ { // grows by the dependencies
 		name := names[i]
 		switch {

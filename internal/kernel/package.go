@@ -21,8 +21,9 @@ const (
 var kernelPackage = regexp.MustCompile(`^linux-image-\d[0-9a-z.+~-]*-cloud-amd64$`)
 
 // FetchSuite downloads the cloud kernel of a suite of Debian, such as "bookworm" (Linux 6.1) or
-// "bookworm-backports" (6.12), and keeps it below root. It leaves the host's apt as it is.
-func FetchSuite(ctx context.Context, root, suite string, progress Progress) (_ Kernel, err error) {
+// "bookworm-backports" (6.12), and keeps it below root, with more modules than guests need if they are named. It leaves
+// the host's apt as it is.
+func FetchSuite(ctx context.Context, root, suite string, progress Progress, more ...string) (_ Kernel, err error) {
 	fail := func(err error) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("fetch guest kernel of Debian %s: %w", suite, err)
 	}
@@ -56,12 +57,12 @@ func FetchSuite(ctx context.Context, root, suite string, progress Progress) (_ K
 		return fail(err)
 	}
 	progress.say("unpack %s", pkg)
-	return ImportPackage(ctx, root, debs[0])
+	return ImportPackage(ctx, root, debs[0], more...)
 }
 
 // ImportPackage keeps the kernel in a package linux-image-* (a .deb file) below root, without
-// installing the package.
-func ImportPackage(ctx context.Context, root, deb string) (_ Kernel, err error) {
+// installing the package. more are modules to keep beside those that guests need.
+func ImportPackage(ctx context.Context, root, deb string, more ...string) (_ Kernel, err error) {
 	fail := func(err error) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("import guest kernel of %s: %w", deb, err)
 	}
@@ -77,5 +78,5 @@ func ImportPackage(ctx context.Context, root, deb string) (_ Kernel, err error) 
 	if err != nil || len(images) != 1 {
 		return fail(fmt.Errorf("%w: %d kernels in the package, want one", ErrFormat, len(images)))
 	}
-	return importFile(ctx, root, images[0], "")
+	return importFile(ctx, root, images[0], "", more...)
 }

@@ -94,8 +94,8 @@ func hostImage(root string) (image, release string, err error) {
 
 // importFile imports a bzImage or vmlinux whose modules are, unless it is told, where they usually
 // are: beside the image, as in an unpacked package, or on this host.
-func importFile(ctx context.Context, root, image, modules string) (Kernel, error) {
-	return importImage(ctx, root, image, func(version string) (string, error) {
+func importFile(ctx context.Context, root, image, modules string, more ...string) (Kernel, error) {
+	return importImage(ctx, root, image, more, func(version string) (string, error) {
 		places := []string{modules}
 		if modules == "" {
 			path, err := filepath.Abs(image)

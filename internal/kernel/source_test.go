@@ -94,7 +94,9 @@ func TestImportPackage(t *testing.T) {
 	}
 	dir, root := t.TempDir(), filepath.Join(t.TempDir(), "kernels")
 	tree := filepath.Join(dir, "tree")
-	install(t, tree, "6.1.0-x", nil)
+	install(t, tree, "6.1.0-x", map[string][]byte{
+		"arch/x86/kvm/kvm-amd.ko": module(t, "name=kvm_amd\x00depends=kvm\x00"), "arch/x86/kvm/kvm.ko": module(t, "name=kvm\x00"),
+	})
 	put(t, filepath.Join(tree, "DEBIAN/control"), []byte("Package: linux-image-6.1.0-x\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody\nDescription: test\n"))
 	deb := filepath.Join(dir, "linux.deb")
 	pack := func() {
@@ -106,6 +108,13 @@ func TestImportPackage(t *testing.T) {
 	pack()
 	if k, err := Obtain(t.Context(), root, deb, "", nil); err != nil || k.Version != "6.1.0-x" {
 		t.Errorf("imported %+v, %v", k, err)
+	}
+	k, err := ImportPackage(t.Context(), t.TempDir(), deb, "kvm_amd", "not_there")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if more := k.Load("kvm_amd"); len(more) != 2 || more[0].Name != "kvm" || more[1].Name != "kvm_amd" {
+		t.Errorf("with more modules: %+v", more)
 	}
 	if err := os.RemoveAll(filepath.Join(tree, "boot")); err != nil {
 		t.Fatal(err)
