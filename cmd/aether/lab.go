@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,8 +46,9 @@ It is kept in the directory lab below /var/lib/aether (see AETHER_STATE in
 
 func newLabBuild(a *app) *cobra.Command {
 	var asJSON bool
+	var version string
 	cmd := &cobra.Command{
-		Use:   "build [--json]",
+		Use:   "build [--kernel VERSION] [--json]",
 		Short: "Make the lab, or make it anew if what goes into it has changed",
 		Long: `Make the lab: a Debian with QEMU and its kernel, and what this host has to be measured
 (the guest image debian-python, guest kernels, runsc). What is there already is kept, so
@@ -54,8 +56,10 @@ this takes a minute the first time and a moment later. It needs root, mmdebstrap
 mkfs.erofs and a Debian mirror; "aether lab run" needs none of these.
 
   aether lab build
+  aether lab build --kernel 6.12
 
-It prints the names of what the lab is made of: the same content always has the same name.`,
+Its kernel is Linux 6.1. With --kernel it is given another one, which "aether lab run"
+then takes with the same option. It prints the names of what the lab is made of: the same content always has the same name.`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			state, err := hostdir.State()
@@ -67,7 +71,11 @@ It prints the names of what the lab is made of: the same content always has the 
 				return err
 			}
 			bar := a.newProgress()
-			image, err := lab.Build(cmd.Context(), dir, state, func(phase string) { bar.bytes("build lab", phase, 0, 0) })
+			phase := func(phase string) { bar.bytes("build lab", phase, 0, 0) }
+			image, err := lab.Build(cmd.Context(), dir, state, phase)
+			if err == nil {
+				err = lab.BuildKernel(cmd.Context(), dir, version, phase)
+			}
 			bar.close()
 			if err != nil {
 				return err
@@ -78,11 +86,18 @@ It prints the names of what the lab is made of: the same content always has the 
 			return a.printf("%s %s\n", image.Base, image.Peers)
 		},
 	}
+	labKernelFlag(cmd, &version)
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
 
+func labKernelFlag(cmd *cobra.Command, version *string) {
+	cmd.Flags().StringVar(version, "kernel", lab.DefaultKernel, "the lab's own kernel: "+strings.Join(lab.Kernels(), " or "))
+	_ = cmd.RegisterFlagCompletionFunc("kernel", cobra.FixedCompletions(lab.Kernels(), cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+}
+
 type labOptions struct {
+	kernel       string
 	icount       bool
 	cpus, memory int
 	timeout      time.Duration
@@ -119,21 +134,15 @@ clock, what that clock showed when it was started, and the time that all took he
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := a.labRun(cmd.Context(), o, args)
-			if err == nil {
-				return nil
-			}
-			if f := diagnose(err); f.code != exitTimeout {
-				return f.forExec()
-			}
-			return err
+			return a.labRun(cmd.Context(), o, args)
 		},
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the command's name belongs to the command
 	flags.BoolVar(&o.icount, "icount", false, "let the lab's clock count instructions; with one CPU only")
-	flags.IntVar(&o.cpus, "cpus", lab.DefaultCPUs, "virtual CPUs")
-	flags.IntVar(&o.memory, "mem", lab.DefaultMemoryMiB, "memory in `MiB`")
+	labKernelFlag(cmd, &o.kernel)
+	flags.IntVar(&o.cpus, "vcpus", lab.DefaultCPUs, "virtual CPUs")
+	flags.IntVar(&o.memory, "memory", lab.DefaultMemoryMiB, "memory in `MiB`")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Minute, "end the lab after so long on this host")
 	flags.StringArrayVar(&o.files, "file", nil, "give the lab a file or directory, `HOST[:GUEST]` (repeatable)")
 	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
@@ -177,6 +186,9 @@ func (a *app) labRun(ctx context.Context, o labOptions, args []string) error {
 		return err
 	}
 	image, err := lab.Open(dir)
+	if err == nil {
+		image, err = image.WithKernel(o.kernel)
+	}
 	if err != nil {
 		return err
 	}

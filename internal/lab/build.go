@@ -109,7 +109,7 @@ func (i *Image) publish(work string) error {
 	if err != nil {
 		return err
 	}
-	i.Kernel, i.early = m.Kernel, m.Early
+	i.Kernel, i.kernel, i.early, i.late = m.Kernel, i.Base, m.Early, lateModules
 	i.Created = time.Now().UTC().Truncate(time.Second)
 	files := []string{filepath.Join(i.Base, diskName), filepath.Join(i.Base, vmlinuxName), filepath.Join(i.Peers, diskName)}
 	if i.Emulator != "" {
@@ -141,7 +141,7 @@ func removeOthers(dir string, current Image) error {
 		if name == current.Base || name == current.Peers || name == current.Emulator {
 			continue
 		}
-		if strings.HasPrefix(name, basePrefix) || strings.HasPrefix(name, peersPrefix) || strings.HasPrefix(name, emulatorPrefix) {
+		if staleKernel(name) || strings.HasPrefix(name, basePrefix) || strings.HasPrefix(name, peersPrefix) || strings.HasPrefix(name, emulatorPrefix) {
 			errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
 		}
 	}

@@ -61,7 +61,7 @@ var environment = []string{
 func buildInitrd(image Image, c Config) (_ *os.File, err error) {
 	job := guest.Job{
 		Args: c.Args, Env: append(environment[:len(environment):len(environment)], c.Env...), Dir: GuestDir, Hostname: hostname,
-		Images: images(), Early: image.early, Late: lateModules, Public: publicDevices, Self: guestSelf,
+		Images: images(), Early: image.early, Late: image.late, Public: publicDevices, Self: guestSelf,
 	}
 	if c.Out != "" {
 		job.Collect = GuestOut
@@ -78,7 +78,7 @@ func buildInitrd(image Image, c Config) (_ *os.File, err error) {
 	}
 	for _, name := range image.early {
 		files = append(files, initramfs.File{Name: path.Join(guest.ModulesDir, name)[1:], Mode: 0o644,
-			Source: filepath.Join(image.dir, image.Base, modulesName, name)})
+			Source: filepath.Join(image.dir, image.kernel, modulesName, name)})
 	}
 	for _, f := range c.Files {
 		if files, err = addFile(files, f); err != nil {

@@ -6,6 +6,7 @@
 // A lab is made of images that Build makes and keeps in a directory of hostdir.State:
 //
 //	base-<key>/      a Debian with QEMU, its kernel and modules
+//	kernel-<key>/    another kernel that it can run (BuildKernel), with modules
 //	emulator-<key>/  the QEMU that runs it, with its firmware
 //	peers-<key>/     what this host has to be measured: guest images, guest kernels, runsc
 //	set.json         which of them are the lab
@@ -60,9 +61,11 @@ type Image struct {
 	Bytes   int64     `json:"bytes"`
 	Created time.Time `json:"created"`
 
-	// early are the modules that are needed before there is a root file system, in order.
-	early []string
-	dir   string
+	// kernel is the directory that the kernel comes from; early are its modules that are loaded before there is a root
+	// file system, in order, and late those that are loaded with what they depend on from there.
+	kernel      string
+	early, late []string
+	dir         string
 }
 
 // manifest is what a base directory says about itself.
@@ -110,7 +113,7 @@ func Open(dir string) (Image, error) {
 	if err != nil {
 		return Image{}, missing(err.Error())
 	}
-	i.early = m.Early
+	i.kernel, i.early, i.late = i.Base, m.Early, lateModules
 	return i, nil
 }
 

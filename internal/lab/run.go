@@ -182,7 +182,7 @@ func (m *machine) prepare(image Image, c Config) error {
 		}
 		return err
 	}
-	if err := open(image.Base, vmlinuxName); err != nil {
+	if err := open(image.kernel, vmlinuxName); err != nil {
 		return err
 	}
 	initrd, err := buildInitrd(image, c)
