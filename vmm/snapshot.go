@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/aethervm/aether/internal/boot"
 	"github.com/aethervm/aether/internal/codec"
@@ -26,6 +27,8 @@ const (
 	maxExtents = 2048 // an image has about half of that at most
 	// maxPrefetch bounds the runs of RAM that are mapped ahead.
 	maxPrefetch = 2048
+	// settleDelay is how long after a branch the memory is freed that it has left without a user.
+	settleDelay = 20 * time.Millisecond
 
 	stateMagic = 0x4d56_4541 // "AEVM"
 	// StateVersion is that of the encoded state.
@@ -81,7 +84,11 @@ func (vm *VM) branch() (_ *Snapshot, err error) {
 		return nil, err
 	}
 	vm.machine.Pause()
-	defer vm.machine.Resume()
+	defer func() {
+		vm.machine.Resume()
+		// When the guest runs again and the snapshot is with who wants it: on a host with one processor both would wait.
+		time.AfterFunc(settleDelay, func() { _ = vm.memory.Settle() }) // the end of the memory does it too
+	}()
 	s := &Snapshot{prefetch: vm.prefetch}
 	if s.machine, err = vm.machine.State(vm.msrs); err != nil {
 		return nil, err

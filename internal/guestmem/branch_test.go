@@ -209,8 +209,27 @@ func TestLayersThatNobodyUsesAreFreed(t *testing.T) {
 		}
 		image = next
 	}
+	// Not in the time in which the guest stands still.
+	if n := openFiles(t) - before; n != 11 {
+		t.Errorf("%d layers are open after 11 branches", n)
+	}
+	if err := m.Settle(); err != nil {
+		t.Fatal(err)
+	}
 	if n := openFiles(t) - before; n != 1 {
 		t.Errorf("%d layers are open for content that one has", n)
+	}
+	write(t, m, 0, strings.Repeat("y", 2<<20))
+	last, err := m.Branch(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The end of the memory does it, too.
+	if err := errors.Join(last.Close(), m.Close(), m.Settle()); err != nil {
+		t.Fatal(err)
+	}
+	if n := openFiles(t) - before; n != 1 {
+		t.Errorf("%d layers are open beside the image's", n-1)
 	}
 	if err := errors.Join(m.Close(), image.Close(), image.Close()); err != nil {
 		t.Fatal(err)
@@ -349,6 +368,7 @@ func BenchmarkBranch(b *testing.B) {
 				}
 				b.StopTimer()
 				_ = image.Close()
+				_ = m.Settle()
 				b.StartTimer()
 			}
 		})

@@ -48,6 +48,9 @@ func testLayersAreBounded(t *testing.T, size int, written func(round int) (page,
 	write(0, 1000, 1)
 	for round := range 3 * maxLayers {
 		image, err := mem.Branch(p)
+		if err == nil {
+			err = mem.Settle()
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,9 @@ type Memory struct {
 	// What Branch changes: its caller has stopped all that could use the memory meanwhile.
 	file  *os.File // the memory file of New; nil for a fork
 	image *Image   // what this memory is a fork of; nil for memory of New, and of the function Fork
+
+	leftMu sync.Mutex
+	left   []*Image // that Settle is to close
 
 	// users is the number of holders, with the sign bit set once the memory is closed.
 	users   atomic.Int64
@@ -237,7 +241,7 @@ func (m *Memory) Close() error {
 	if m.image != nil {
 		err = errors.Join(err, m.image.Close())
 	}
-	return err
+	return errors.Join(err, m.closeLeft())
 }
 
 // unmap takes the memory out of use; closed is false if someone else has done so. The caller then

@@ -98,8 +98,13 @@ func benchmarkBranchPause(b *testing.B, written int) {
 			b.Fatal(err)
 		}
 	}
+	ticks := func() { // waits until the guest runs
+		for last := load(tickerLast); load(tickerLast) == last; time.Sleep(50 * time.Microsecond) {
+		}
+	}
 	again()
 	branch() // the first takes all that the guest has ever written
+	ticks()
 	from, begin := load(tickerLast), time.Now()
 	time.Sleep(100 * time.Millisecond)
 	frequency := float64(load(tickerLast)-from) / float64(time.Since(begin)) // counts a nanosecond
@@ -117,11 +122,13 @@ func benchmarkBranchPause(b *testing.B, written int) {
 		b.StartTimer()
 		branch()
 		b.StopTimer()
-		for last := load(tickerLast); load(tickerLast) == last; time.Sleep(50 * time.Microsecond) {
-		}
+		ticks()
 		time.Sleep(200 * time.Microsecond)
 		pauses = append(pauses, time.Duration(float64(load(tickerGap))/frequency))
 		m.Pause() // the guest would take the processor that copies
+		if err := mem.Settle(); err != nil {
+			b.Fatal(err)
+		}
 		copies = append(copies, copyOnce(b, source[:written]))
 		m.Resume()
 		b.StartTimer()
