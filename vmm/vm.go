@@ -31,6 +31,7 @@ type VM struct {
 	pages     *guestmem.Pagemap
 	branching sync.Mutex         // held while the state of everything is taken
 	prefetch  []guestmem.Touched // of the snapshot that it is a copy of
+	mapAhead  sync.Once
 
 	life  context.Context // until the guest has ended
 	watch sync.WaitGroup
@@ -89,8 +90,14 @@ func (vm *VM) Interface() (_ Interface, ok bool) { return vm.card, vm.gateway !=
 
 // Pause stops the guest's processors and devices until the matching Resume; pauses nest. When it
 // returns, the guest's memory does not change any more but by the host's hand. Data on its way to the
-// guest waits.
-func (vm *VM) Pause() { vm.machine.Pause() }
+// guest waits. A copy whose snapshot says what copies use first has that mapped for its guest while it is paused for the
+// first time, so that one that was made ahead finds it there.
+func (vm *VM) Pause() {
+	vm.machine.Pause()
+	if len(vm.prefetch) > 0 {
+		vm.mapAhead.Do(func() { go vm.machine.MapAhead(vm.prefetch) }) // Resume, and the end of the machine, end it
+	}
+}
 
 // Resume ends a Pause.
 func (vm *VM) Resume() { vm.machine.Resume() }

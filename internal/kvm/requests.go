@@ -9,5 +9,6 @@ func Requests() []uintptr {
 		ioGetLAPIC, ioSetLAPIC, ioGetMPState, ioSetMPState, ioGetVCPUEvents, ioSetVCPUEvents,
 		ioGetDebugRegs, ioSetDebugRegs, ioGetXSave, ioSetXSave, ioGetXCRs, ioSetXCRs, ioKVMClockCtrl,
 		ioGetClock, ioSetClock, ioGetTSCKHz, ioSetTSCKHz,
+		ioPreFaultMemory,
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Every request that is generated is one that the filter allows, and no other.
+// Every request that is generated is one that the filter allows, and no other but those that headers may be too old for.
 func TestRequestsAreAll(t *testing.T) {
 	text, err := os.ReadFile("zabi_linux_amd64.go")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -19,7 +19,7 @@ func TestRequestsAreAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want []uintptr
+	want := []uintptr{ioPreFaultMemory}
 	for _, m := range regexp.MustCompile(`(?m)^\tio[A-Z]\w+\s*= (0x[0-9a-f]+)`).FindAllSubmatch(text, -1) {
 		n, err := strconv.ParseUint(string(m[1]), 0, 32)
 		if err != nil {
