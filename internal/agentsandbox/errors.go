@@ -11,6 +11,10 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
+// ErrMemory is wrapped by what a Machine explains if it has ended for want of memory on the host's side, be it that the host
+// has none left or that the machine's own limit was reached.
+var ErrMemory = errors.New("out of memory")
+
 // Typed makes a sandbox.Error of any error that is none yet. id may be empty.
 func Typed(op, system, id string, err error) error {
 	if _, ok := errors.AsType[*sandbox.Error](err); ok {

@@ -159,8 +159,11 @@ func (s *Sandbox) watch() {
 		s.cfg.Machine.Kill()
 	}
 	err := s.cfg.Machine.Explain(errors.New("the machine ended"))
-	s.end(&sandbox.Error{System: s.cfg.System, Sandbox: s.cfg.ID, Err: sandbox.ErrDead, Detail: err.Error(),
-		Remedy: "create another sandbox"})
+	remedy := "create another sandbox"
+	if errors.Is(err, ErrMemory) {
+		remedy += ", with more memory, and close sandboxes if the host has none left"
+	}
+	s.end(&sandbox.Error{System: s.cfg.System, Sandbox: s.cfg.ID, Err: sandbox.ErrDead, Detail: err.Error(), Remedy: remedy})
 	s.Client.Close()
 	s.channel.Close()
 }

@@ -21,6 +21,7 @@ import (
 
 // fakeMachine is a machine without a guest; its agent serves in this process.
 type fakeMachine struct {
+	memory bool // it ends for want of memory
 	exited chan struct{}
 	once   sync.Once
 	killed atomic.Bool
@@ -33,9 +34,14 @@ type fakeMachine struct {
 func newFakeMachine() *fakeMachine { return &fakeMachine{exited: make(chan struct{})} }
 
 func (m *fakeMachine) Exited() <-chan struct{} { return m.exited }
-func (m *fakeMachine) Explain(err error) error { return fmt.Errorf("%w: fire in the box", err) }
 func (m *fakeMachine) Kill()                   { m.killed.Store(true); m.die() }
 func (m *fakeMachine) Close() error            { m.closed.Add(1); m.die(); return nil }
+func (m *fakeMachine) Explain(err error) error {
+	if m.memory {
+		return fmt.Errorf("%w: %w", err, ErrMemory)
+	}
+	return fmt.Errorf("%w: fire in the box", err)
+}
 
 // die ends the machine: its connections first, as those of a real one.
 func (m *fakeMachine) die() {
@@ -230,6 +236,20 @@ func TestOperationMeetsTheEnd(t *testing.T) {
 	})
 	if !errors.Is(err, sandbox.ErrDead) || !strings.Contains(err.Error(), "fire in the box") {
 		t.Error(err)
+	}
+}
+
+// Who has a machine that has run out of memory is told so, and what to do.
+func TestEndForMemory(t *testing.T) {
+	f := up(t)
+	f.machine.memory = true
+	err := f.s.Operate(t.Context(), "exec", func(context.Context) error {
+		f.machine.die()
+		return errors.New("reach the guest agent: the process has ended")
+	})
+	var e *sandbox.Error
+	if !errors.Is(err, sandbox.ErrDead) || !errors.As(err, &e) || !strings.Contains(e.Detail, "out of memory") || !strings.Contains(e.Remedy, "more memory") {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -18,6 +18,10 @@ import (
 // that came after it; their text says how it ended.
 var ErrEnded = errors.New("cell: the virtual machine has ended")
 
+// ErrMemory is wrapped, beside ErrEnded, by the error of a cell that the kernel has killed because it had reached its limit
+// of memory. The limit is above what guest and process need, so that no guest reaches it by what it writes.
+var ErrMemory = errors.New("cell: the limit of memory was reached")
+
 const (
 	// consoleTail is how much of the guest's console is kept: a panic's report with its call traces.
 	consoleTail = 16 << 10
@@ -203,6 +207,8 @@ func (c *Cell) free() error {
 const (
 	// ReasonProcess is the reason where the process has ended and not said why.
 	ReasonProcess = "the cell's process has ended"
+	// ReasonMemory is the reason where the kernel has killed the process for the limit of its control group; see ErrMemory.
+	ReasonMemory = "out of memory"
 	// ReasonClosed is the reason after Close.
 	ReasonClosed = "closed"
 )
@@ -236,5 +242,10 @@ func (e *EndError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns ErrEnded.
-func (e *EndError) Unwrap() error { return ErrEnded }
+// Unwrap returns ErrEnded, and ErrMemory if that was why.
+func (e *EndError) Unwrap() []error {
+	if e.Reason == ReasonMemory {
+		return []error{ErrEnded, ErrMemory}
+	}
+	return []error{ErrEnded}
+}

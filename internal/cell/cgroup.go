@@ -24,6 +24,8 @@ const (
 	// tasks is the number of threads beyond the vCPUs. The Go runtime ends a process that it cannot make
 	// a thread for, so that this is far above what is seen.
 	tasks = 64
+	// memoryMax is the file with the limit of memory, of version 2.
+	memoryMax = "memory.max"
 	// removePatience is how long a process that was killed may keep its group busy.
 	removePatience = 5 * time.Second
 )
@@ -50,7 +52,7 @@ func settings(vcpus, memoryMiB int) []setting {
 	memory := int64(memoryMiB+memoryMiB/64+overheadMiB) << 20
 	// A vCPU weighs as much as a group does by default.
 	return []setting{
-		{"memory", "memory.limit_in_bytes", "memory.max", memory, memory, fmt.Sprintf("%d MiB", memory>>20)},
+		{"memory", "memory.limit_in_bytes", memoryMax, memory, memory, fmt.Sprintf("%d MiB", memory>>20)},
 		{"pids", "pids.max", "pids.max", int64(vcpus + tasks), int64(vcpus + tasks), fmt.Sprintf("%d tasks", vcpus+tasks)},
 		{"cpu", "cpu.shares", "cpu.weight", int64(1024 * vcpus), int64(100 * vcpus), fmt.Sprintf("CPU weight of %d", vcpus)},
 	}
@@ -117,6 +119,28 @@ func (g *group) allow(more int64) error {
 		return nil
 	}
 	return os.WriteFile(g.memoryFile, []byte(strconv.FormatInt(g.memory+more, 10)), 0)
+}
+
+// killed tells whether the kernel has killed a process because the group had reached its limit of memory.
+func (g *group) killed() bool {
+	if g == nil || g.memoryFile == "" {
+		return false
+	}
+	file := "memory.events"
+	if filepath.Base(g.memoryFile) != memoryMax {
+		file = "memory.oom_control"
+	}
+	content, err := os.ReadFile(filepath.Join(filepath.Dir(g.memoryFile), file))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(content)) {
+		name, count, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name == "oom_kill" {
+			return count != "0"
+		}
+	}
+	return false
 }
 
 func (g *group) has(dir string) bool {

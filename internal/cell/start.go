@@ -219,6 +219,9 @@ func (c *Cell) watch() {
 		e.Reason = ReasonClosed
 	default:
 		switch said := c.process.said; {
+		case c.group.killed(): // and what else it has said or done was cut short
+			e.Reason = ReasonMemory
+			e.Detail = fmt.Sprintf("the kernel has killed its process, which had used all that it may; its guest has %d MiB", c.cfg.MemoryMiB)
 		case broken != nil:
 			e.Detail = broken.Error()
 		case said != nil:

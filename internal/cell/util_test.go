@@ -25,6 +25,12 @@ func (b *safeBuffer) Write(p []byte) (int, error) {
 	return b.buf.Write(p)
 }
 
+func (b *safeBuffer) text() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
 func (b *safeBuffer) size() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

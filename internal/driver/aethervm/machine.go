@@ -160,7 +160,11 @@ func (m *machine) Explain(err error) error {
 	case <-time.After(5 * time.Second): // a connection ends a moment before the process does
 		return err
 	}
-	return fmt.Errorf("%w: %w", err, m.cell.End())
+	end := m.cell.End()
+	if errors.Is(end, cell.ErrMemory) {
+		return fmt.Errorf("%w: %w: %w", err, agentsandbox.ErrMemory, end)
+	}
+	return fmt.Errorf("%w: %w", err, end)
 }
 
 // Kill ends the process and waits for it. What it had is removed by Close.
