@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxExtents bounds the extents of an image. Each is a mapping in every fork, which takes about a
-// microsecond to make and to free, and a process may have 65,530 (vm.max_map_count).
+// maxExtents bounds the extents of an image. Each is a mapping in every fork, which takes a few
+// microseconds to make and to free (BenchmarkForkExtents), and a process may have 65,530 (vm.max_map_count).
 const maxExtents = 1024
 
 // moreExtents is how many a branch may add in any case.
