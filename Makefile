@@ -92,6 +92,7 @@ scale-bench: agent ## what many copies of a guest of a few instructions cost on 
 	$(BIN)/scale-bench -axis fanout $(if $(OUT),-out $(OUT))
 	$(BIN)/scale-bench -axis share -n 1,2,4,8,16,32,64 $(if $(OUT),-out $(OUT))
 	$(BIN)/scale-bench -axis sustain -n 10000 $(if $(OUT),-out $(OUT))
+	$(BIN)/scale-bench -axis sustain -guest process -n 10000 $(if $(OUT),-out $(OUT))
 
 .PHONY: race lint fuzz check generate tidy
 race: agent ## all tests with the race detector, the drivers' too

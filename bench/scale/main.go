@@ -35,7 +35,7 @@ func main() {
 func run() error {
 	var b bench
 	axis := flag.String("axis", "fanout", "what to measure: fanout, share or sustain")
-	guest := flag.String("guest", "micro", "the guest: micro or linux")
+	guest := flag.String("guest", "micro", "the guest: micro, process (which is micro without a cell, for sustain) or linux")
 	steps := flag.String("n", "1,10,100,500", "numbers of copies, ascending")
 	out := flag.String("out", "", "file to append samples to")
 	flag.IntVar(&b.memoryMiB, "memory", 64, "memory of the guest in MiB; of a Linux guest, what its programs may use")
@@ -64,6 +64,8 @@ func run() error {
 		return b.share(ctx, list)
 	case "sustain micro":
 		return b.sustain(ctx, list, b.newMicro)
+	case "sustain process":
+		return b.sustain(ctx, list, b.newProcess)
 	case "sustain linux":
 		return b.sustain(ctx, list, b.newLinux)
 	}

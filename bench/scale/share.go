@@ -15,50 +15,21 @@ import (
 // share makes copies in this process, and reports how long one more takes where there are n, and what each takes of the
 // host.
 func (b *bench) share(ctx context.Context, steps []int) (err error) {
-	kernel, err := microKernel()
+	p, err := b.process(ctx)
 	if err != nil {
 		return err
 	}
-	defer kernel.Close()
-	up := newSpoken()
-	original, err := vmm.New(vmm.Config{Kernel: kernel, VCPUs: 1, MemoryMiB: b.memoryMiB, Console: up})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, original.Close()) }()
-	if err := errors.Join(original.Start(), up.answered(ctx)); err != nil {
-		return err
-	}
-	snapshot, err := original.Branch()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	original.Pause()
+	defer func() { err = errors.Join(err, p.Close()) }()
 	var there []*vmm.VM
 	defer func() {
 		for _, vm := range there {
 			err = errors.Join(err, vm.Close())
 		}
 	}()
-	one := func() (time.Duration, *vmm.VM, error) {
-		begin := time.Now()
-		first := newSpoken()
-		vm, err := vmm.Fork(snapshot, vmm.ForkConfig{Console: first})
-		if err != nil {
-			return 0, nil, err
-		}
-		if err := errors.Join(vm.Start(), first.answered(ctx)); err != nil {
-			return 0, nil, errors.Join(err, vm.Close())
-		}
-		took := time.Since(begin)
-		vm.Pause()
-		return took, vm, nil
-	}
 	begun := shareMemory{}
 	for _, n := range steps {
 		for len(there) < n-1 {
-			_, vm, err := one()
+			_, vm, err := p.fork(ctx)
 			if err != nil {
 				return err
 			}
@@ -67,7 +38,7 @@ func (b *bench) share(ctx context.Context, steps []int) (err error) {
 		const tries = 30
 		var took, closing []time.Duration
 		for i := range tries {
-			t, vm, err := one()
+			t, vm, err := p.fork(ctx)
 			if err != nil {
 				return err
 			}
@@ -78,7 +49,7 @@ func (b *bench) share(ctx context.Context, steps []int) (err error) {
 			took, closing = append(took, t), append(closing, time.Since(begin))
 			b.record("one", n, i, ms(t), "ms")
 		}
-		_, vm, err := one()
+		_, vm, err := p.fork(ctx)
 		if err != nil {
 			return err
 		}
