@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ type bench struct {
 	ids     int
 }
 
-func linux(ctx context.Context, r *record, n int, sizes []int) (err error) {
+func linux(ctx context.Context, r *record, n int, sizes, depths []int) (err error) {
 	b := &bench{record: r}
 	if b.program, err = cellbinary.Open(); err != nil {
 		return err
@@ -73,45 +74,136 @@ func linux(ctx context.Context, r *record, n int, sizes []int) (err error) {
 	}
 	defer func() { err = errors.Join(err, floors.close()) }()
 	for _, size := range sizes {
-		if err := b.measure(ctx, n, size, floors); err != nil {
+		if err := b.measure(ctx, n, size, depths, floors); err != nil {
 			return fmt.Errorf("%d MiB: %w", size, err)
 		}
 	}
 	return nil
 }
 
-// measure makes a template of a size, and copies of it in every way in turn.
-func (b *bench) measure(ctx context.Context, n, size int, floors *floors) (err error) {
+// lineage is what copies of one depth are made from.
+type lineage struct {
+	name  string
+	plain *cell.Branch
+	ahead *cell.Branch // as a template on disk is, with a list of what copies use; nil of copies of copies, which have no file
+}
+
+// ways returns how copies are made, in the order of how much is done ahead.
+func (g *lineage) ways() []way {
+	list := []way{{"cell", g.plain, false, false}, {"spare-cell", g.plain, true, false}}
+	if g.ahead != nil {
+		list = append(list, way{"spare-cell-mapped-ahead", g.ahead, true, false}, way{"parked", g.ahead, true, true})
+	}
+	return list
+}
+
+type way struct {
+	name          string
+	from          *cell.Branch
+	spare, parked bool
+}
+
+func (g *lineage) Close() error {
+	if g.ahead == nil {
+		return g.plain.Close()
+	}
+	return errors.Join(g.ahead.Close(), g.plain.Close()) // one that is closed twice is closed
+}
+
+// measure makes a template of a size, and copies of it, and of its copies, in every way in turn.
+func (b *bench) measure(ctx context.Context, n, size int, depths []int, floors *floors) (err error) {
 	plain, err := b.template(ctx, size)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
-	ahead, err := b.withPrefetch(ctx, plain, size)
-	if err != nil {
-		return err
+	var lineages []*lineage
+	defer func() {
+		for _, g := range lineages {
+			err = errors.Join(err, g.Close())
+		}
+	}()
+	for _, depth := range depths {
+		g := &lineage{name: fmt.Sprintf(" memory=%dMiB depth=%d", size, depth)}
+		if g.plain, err = b.descend(ctx, plain, depth-1); err != nil {
+			return fmt.Errorf("depth %d: %w", depth, err)
+		}
+		lineages = append(lineages, g)
+		if err := b.describe(ctx, g); err != nil {
+			return err
+		}
+		if depth == 1 {
+			if g.ahead, err = b.withPrefetch(ctx, plain, size); err != nil {
+				return err
+			}
+		}
 	}
-	defer func() { err = errors.Join(err, ahead.Close()) }()
-	suffix := fmt.Sprintf(" memory=%dMiB", size)
 	for range n {
 		if err := floors.fork(); err != nil {
 			return err
 		}
-		for _, way := range []struct {
-			name   string
-			from   *cell.Branch
-			spare  bool
-			parked bool
-		}{
-			{"cell", plain, false, false}, {"spare-cell", plain, true, false}, {"spare-cell-mapped-ahead", ahead, true, false},
-			{"parked", ahead, true, true},
-		} {
-			if err := b.copy(ctx, way.name+suffix, way.from, way.spare, way.parked); err != nil {
-				return fmt.Errorf("%s: %w", way.name, err)
+		for _, g := range lineages {
+			for _, w := range g.ways() {
+				if err := b.copy(ctx, w.name+g.name, w.from, w.spare, w.parked); err != nil {
+					return fmt.Errorf("%s%s: %w", w.name, g.name, err)
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// describe tells what copies are made of, and what mappings that takes in each.
+func (b *bench) describe(ctx context.Context, g *lineage) (err error) {
+	layers, size, err := g.plain.Layers()
+	if err != nil {
+		return err
+	}
+	c, err := cell.Start(ctx, cell.Config{ID: b.id(), Program: b.program, From: g.plain, Disks: []*os.File{b.disk}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", c.PID()))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("#%s: %d layers of %d KiB, %d mappings of them in a copy\n", g.name, layers, size>>10, bytes.Count(maps, []byte("aether-guest-memory")))
+	return nil
+}
+
+// descend makes a copy, and a copy of that, and so on, so many times, each of which becomes a sandbox and runs a program,
+// and returns a branch of the last one; without any, the branch that it was given.
+func (b *bench) descend(ctx context.Context, first *cell.Branch, times int) (*cell.Branch, error) {
+	last := first
+	for range times {
+		next, err := b.generation(ctx, last)
+		if last != first {
+			err = errors.Join(err, last.Close())
+		}
+		if err != nil {
+			return nil, err
+		}
+		last = next
+	}
+	return last, nil
+}
+
+func (b *bench) generation(ctx context.Context, from *cell.Branch) (_ *cell.Branch, err error) {
+	c, err := cell.Start(ctx, cell.Config{ID: b.id(), Program: b.program, From: from, Disks: []*os.File{b.disk}})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	agent := client(c)
+	defer agent.Close()
+	if err := agent.Thaw(ctx, b.identity()); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(exec(ctx, agent, "true"), agent.Freeze(ctx)); err != nil {
+		return nil, err
+	}
+	return c.Branch(ctx)
 }
 
 func (b *bench) id() string {

@@ -3,7 +3,7 @@
 //
 // With -guest micro the guest is a few instructions, which every kind of KVM runs. It is copied from images of each of
 // the memory sizes, and from copies of copies, to as many generations as -depth says. With -guest linux it is Debian with the
-// guest agent and Python imported, which needs a KVM that is real, and root.
+// guest agent and Python imported, which needs a KVM that is real, and root; each generation has run a program.
 //
 // It prints one line of Go benchmark text for each sample, and a table of medians to standard error.
 package main
@@ -26,7 +26,7 @@ func main() {
 	guest := flag.String("guest", "micro", "the guest: micro or linux")
 	n := flag.Int("n", 50, "number of copies of each kind")
 	memory := flag.String("memory", "256,4096", "memory of the guests in MiB")
-	depth := flag.String("depth", "1,50", "generations of copies that the measured copy comes after, of a micro-guest")
+	depth := flag.String("depth", "1,50", "generations of copies that the measured copy is of, itself one")
 	flag.Parse()
 	sizes, err := numbers(*memory, 128)
 	depths, err2 := numbers(*depth, 1)
@@ -40,7 +40,7 @@ func main() {
 	if *guest == "micro" {
 		err = micro(ctx, r, *n, sizes, depths)
 	} else {
-		err = linux(ctx, r, *n, sizes)
+		err = linux(ctx, r, *n, sizes, depths)
 	}
 	r.table(os.Stderr)
 	if err != nil {
