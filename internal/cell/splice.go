@@ -16,6 +16,9 @@ func splice(guest net.Conn, host *stream, quiet func()) {
 	if !ok {
 		return
 	}
+	if d, ok := guest.(deliverer); ok {
+		d.Deliver(host.tryWrite) // the goroutine passes on the rest, in order
+	}
 	var back sync.WaitGroup
 	back.Go(func() {
 		if _, err := relay(host, guestEnd, quiet); err != nil {
@@ -90,4 +93,9 @@ func relay(to, from halfCloser, quiet func()) (read bool, err error) {
 type halfCloser interface {
 	io.ReadWriter
 	CloseWrite() error
+}
+
+// deliverer is a guest's end that gives what it gets to try while there is nothing to read. See vsock.Conn.
+type deliverer interface {
+	Deliver(try func(pieces [][]byte) int)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,19 +12,34 @@ import (
 
 // stream is a connected socket that the process was given. Package net would ask the kernel about it,
 // by system calls that a cell has not.
-type stream struct{ file *os.File }
+type stream struct {
+	file *os.File
+	raw  syscall.RawConn
+}
 
 // newStream takes over a descriptor.
 func newStream(fd int) (*stream, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	return &stream{os.NewFile(uintptr(fd), "socket")}, nil
+	s := &stream{file: os.NewFile(uintptr(fd), "socket")}
+	var err error
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		return nil, errors.Join(err, s.file.Close())
+	}
+	return s, nil
 }
 
 func (s *stream) Read(p []byte) (int, error)  { return s.file.Read(p) }
 func (s *stream) Write(p []byte) (int, error) { return s.file.Write(p) }
 func (s *stream) Close() error                { return s.file.Close() }
+
+// tryWrite writes what the socket has room for, without waiting, and returns how many bytes that are. What is
+// wrong with the socket is for Write to say.
+func (s *stream) tryWrite(pieces [][]byte) (n int) {
+	_ = s.raw.Control(func(fd uintptr) { n, _ = unix.Writev(int(fd), pieces) })
+	return max(n, 0)
+}
 
 // CloseWrite ends what the other side reads.
 func (s *stream) CloseWrite() error { return s.shutdown(unix.SHUT_WR) }
@@ -32,12 +48,8 @@ func (s *stream) CloseWrite() error { return s.shutdown(unix.SHUT_WR) }
 func (s *stream) CloseRead() error { return s.shutdown(unix.SHUT_RD) }
 
 func (s *stream) shutdown(how int) error {
-	raw, err := s.file.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var shutErr error
-	if err := raw.Control(func(fd uintptr) { shutErr = unix.Shutdown(int(fd), how) }); err != nil {
+	if err := s.raw.Control(func(fd uintptr) { shutErr = unix.Shutdown(int(fd), how) }); err != nil {
 		return err
 	}
 	return shutErr

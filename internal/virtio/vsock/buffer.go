@@ -31,6 +31,13 @@ func (b *buffer) space(n int) (first, second []byte) {
 
 func (b *buffer) grow(n int) { b.n += n }
 
+// add appends p.
+func (b *buffer) add(p []byte) {
+	first, second := b.space(len(p))
+	copy(second, p[copy(first, p):])
+	b.grow(len(p))
+}
+
 func (b *buffer) copyTo(p []byte) int {
 	n := min(len(p), b.n)
 	k := copy(p[:n], b.ring[b.start:])

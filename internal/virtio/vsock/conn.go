@@ -33,9 +33,11 @@ type Conn struct {
 	closed bool  // by the host
 	err    error // what ended the connection
 
-	in        buffer // from the guest, not yet read
-	forwarded uint32 // bytes read, modulo 1<<32
-	told      uint32 // forwarded as last told to the guest
+	in        buffer                    // from the guest, not yet read
+	forwarded uint32                    // bytes read, modulo 1<<32
+	told      uint32                    // forwarded as last told to the guest
+	try       func(pieces [][]byte) int // may be nil; see Deliver
+	unread    bool                      // Read has returned bytes since it was last called with nothing to read
 
 	writing       bool   // a Write is in progress
 	out           []byte // what is left of it, lent by Write
@@ -167,6 +169,7 @@ func (c *Conn) read(p []byte) (n int, tell bool, err error) {
 	c.dev.mu.Lock()
 	defer c.dev.mu.Unlock()
 	for {
+		c.unread = c.unread && c.in.len() > 0
 		switch {
 		case c.closed:
 			return 0, false, net.ErrClosed
@@ -177,9 +180,8 @@ func (c *Conn) read(p []byte) (n int, tell bool, err error) {
 		case c.in.len() > 0:
 			n = c.in.read(p)
 			c.forwarded += uint32(n)
-			// Not too often, but before the guest has to wait.
-			if c.forwarded-c.told >= BufferSize/2 && c.state == established {
-				c.wants.creditUpdate = true
+			c.unread = true
+			if c.tellForwarded() {
 				c.dev.enqueue(c)
 				return n, true, nil
 			}
@@ -191,6 +193,15 @@ func (c *Conn) read(p []byte) (n int, tell bool, err error) {
 		}
 		c.cond.Wait()
 	}
+}
+
+// tellForwarded has the guest told of the room that it has again: not too often, but before it has to wait.
+func (c *Conn) tellForwarded() bool {
+	if c.forwarded-c.told < BufferSize/2 || c.state != established {
+		return false
+	}
+	c.wants.creditUpdate = true
+	return true
 }
 
 // Write implements net.Conn.

@@ -44,7 +44,8 @@ type Device struct {
 	resets    []reset
 	txPending bool // tx was announced and is not known to be empty
 	event     eventPhase
-	eventIdx  uint16 // of the event queue when the event was sent
+	eventIdx  uint16   // of the event queue when the event was sent
+	pieces    [][]byte // for deliver, empty in between
 }
 
 // reset is a reply to a packet that belongs to no connection.

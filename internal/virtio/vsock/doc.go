@@ -7,6 +7,8 @@
 // Each side tells the other how much it can buffer for a connection and how much it has passed on
 // (credit), so the queues never wait for an application. The host's side copies what arrives into a
 // buffer of at most [BufferSize] for each connection, and a guest that sends more loses the connection.
+// Where [Conn.Deliver] has said so, the vCPU's thread gives away what arrives, in place, as long as nothing
+// is in the buffer, and a goroutine has to be woken for the rest only.
 // It buffers nothing that leaves: Write lends its bytes to the device until they are in the guest.
 // Connections that can send take turns, one packet each. Replies that belong to no connection (resets)
 // wait in a bounded list; while it is full, packets of the guest are not taken.

@@ -38,6 +38,7 @@ func FuzzPackets(f *testing.F) {
 		return b
 	}
 	f.Add(join(step(1, 0, 0, 0), step(0, 0, opResponse, 0, 0, 1<<16), step(0, 0, opData, 9), step(2, 0, 0, 0), step(3, 0, 0, 0), step(0, 0, opShutdown, 0, 3)))
+	f.Add(join(step(1, 0, 0, 5), step(0, 0, opResponse, 0, 0, 1<<16), step(0, 0, opData, 9), step(0, 0, opData, 9), step(2, 0, 0, 30), step(0, 0, opData, 9)))
 	f.Add(join(step(0, 5, opRequest, 0, 0, 4), step(4, 0, 0, 0), step(3, 0, 0, 200), step(0, 5, opCreditUpdate, 0, 0, 1<<31, 1<<30), step(5, 0, 0, 0), step(0, 5, opReset, 0)))
 	f.Add(join(step(0, 15, opData, 3), step(6, 0, 0, 0), step(0, 0x40, opData, 3), step(7, 0, 0, 3), step(0, 0, 99, 0)))
 	const stepSize = 16
@@ -99,6 +100,9 @@ func FuzzPackets(f *testing.F) {
 					t.Fatal(err)
 				}
 				d.notify()
+				if room := int(s[3]); room > 0 {
+					c.Deliver((&receiver{room: room}).try)
+				}
 				conns = append(conns, c)
 			case 2: // it reads
 				if c != nil {

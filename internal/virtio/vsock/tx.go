@@ -108,14 +108,21 @@ func (d *Device) receiveData(c *Conn, n int, payload *queue.Buffer) error {
 		c.forwarded += uint32(n)
 		return nil
 	}
-	first, second := c.in.space(n)
+	done, err := d.deliver(c, n, payload)
+	if err != nil {
+		return err
+	}
+	first, second := c.in.space(n - done)
 	for _, p := range [][]byte{first, second} {
 		if err := payload.Read(p); err != nil {
 			return err
 		}
 	}
-	c.in.grow(n)
-	c.cond.Broadcast()
+	c.in.grow(n - done)
+	if c.in.len() > 0 {
+		c.cond.Broadcast()
+	}
+	c.tellForwarded()
 	d.enqueue(c)
 	return nil
 }
