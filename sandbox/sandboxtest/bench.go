@@ -2,6 +2,7 @@ package sandboxtest
 
 import (
 	"testing"
+	"time"
 
 	"github.com/aethervm/aether/sandbox"
 )
@@ -42,6 +43,15 @@ func Bench(b *testing.B, c Config) {
 	b.Run("Exec", func(b *testing.B) {
 		box := create(b, newDriver(b))
 		for b.Loop() {
+			run(b, box)
+		}
+	})
+	b.Run("ExecApart", func(b *testing.B) { // from each other, as those of somebody who thinks in between
+		box := create(b, newDriver(b))
+		for b.Loop() {
+			b.StopTimer()
+			time.Sleep(30 * time.Millisecond)
+			b.StartTimer()
 			run(b, box)
 		}
 	})
