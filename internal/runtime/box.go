@@ -22,8 +22,10 @@ type box struct {
 	why     string // this system
 	parent  string
 	from    string // the snapshot it was restored from
-	image   *hold
-	digest  string // of the image
+	// template is what it was made a copy of.
+	template string
+	image    *hold
+	digest   string // of the image
 	// ephemeral boxes end with the call or the process that they were made for.
 	ephemeral bool
 
@@ -283,7 +285,7 @@ func (b *box) info() SandboxInfo {
 	i := SandboxInfo{
 		ID: b.id, System: b.driver.System(), Why: b.why, State: StateRunning, Image: b.spec.Image,
 		VCPUs: b.spec.VCPUs, MemoryMiB: b.spec.MemoryMiB, Network: b.spec.Network, Egress: b.spec.Egress, Labels: b.spec.Labels,
-		Parent: b.parent, Snapshot: b.from, Created: b.created.UTC(), Processes: processes,
+		Parent: b.parent, Snapshot: b.from, Template: b.template, Created: b.created.UTC(), Processes: processes,
 		PauseIn: secondsTo(b.idlePause()), KillIn: secondsTo(b.idleKill()), ExpiresIn: secondsTo(b.expiry()),
 	}
 	if b.paused {

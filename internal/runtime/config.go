@@ -39,6 +39,8 @@ type Config struct {
 	Secrets map[string]Secret
 	// Pool has sandboxes ready before they are asked for. The zero value has none.
 	Pool PoolConfig
+	// HostTemplates lets the local tenant copy the templates that drivers keep for whoever owns the host, beside its own.
+	HostTemplates bool
 	// Log gets what nobody waits for; nil discards it.
 	Log *slog.Logger
 }

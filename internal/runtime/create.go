@@ -40,6 +40,9 @@ func (s *Session) Create(ctx context.Context, req CreateRequest) (info SandboxIn
 
 // create makes a sandbox for an operation.
 func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemeral bool) (_ *box, err error) {
+	if spec.Template != "" {
+		return s.createCopy(ctx, c, spec, ephemeral)
+	}
 	if err := s.allow(c.op, spec); err != nil {
 		return nil, err
 	}
@@ -50,16 +53,10 @@ func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemer
 	if err := s.r.allowSecrets(c.op, &spec); err != nil {
 		return nil, err
 	}
-	if err := s.r.limitEgress(c.op, &spec); err != nil {
-		return nil, err
-	}
-	img, release, err := s.r.cfg.Images.Resolve(ctx, spec.Image)
+	want, hold, err := s.r.resolve(ctx, c.op, &spec)
 	if err != nil {
 		return nil, err
 	}
-	hold := newHold(release)
-	want := sandbox.Spec{Image: img, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, Processes: spec.Processes,
-		Network: spec.Network, Egress: spec.Egress, Env: spec.Env}
 	injector, err := s.r.injector(c.op, spec)
 	if injector != nil {
 		want.Outside, want.Env = injector, append(inject.Environment(), spec.Env...)
@@ -82,7 +79,7 @@ func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemer
 		hold.release()
 		return nil, no.err(c.op, s.nextReap())
 	}
-	sb, by, err := s.r.obtain(ctx, c, spec.System, want, &hold)
+	sb, by, err := s.r.obtain(ctx, c, order{tenant: s.tenant.ID, system: spec.System, spec: want}, &hold)
 	if err == nil && injector != nil {
 		if err = trust(ctx, sb, injector); err != nil {
 			err = errors.Join(err, sb.Close())
@@ -93,38 +90,63 @@ func (s *Session) create(ctx context.Context, c *call, spec SandboxSpec, ephemer
 		hold.release()
 		return nil, err
 	}
-	b := &box{driver: by.driver, spec: spec, why: s.r.scrub(by.why), image: hold, digest: img.Digest, ephemeral: ephemeral}
+	b := &box{driver: by.driver, spec: spec, why: s.r.scrub(by.why), image: hold, digest: want.Image.Digest, ephemeral: ephemeral}
 	if err := s.register(b, sb); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-// obtain gets a sandbox from the pool, with the pool's hold of the image in place of the caller's, or makes one.
-func (r *Runtime) obtain(ctx context.Context, c *call, system string, spec sandbox.Spec, image **hold) (sandbox.Sandbox, candidate, error) {
-	if spec.Outside != nil { // nobody else's would do
-		return r.build(ctx, c.op, system, spec)
+// resolve finds the image of a spec, and has its network be within what the operator allows. The caller releases the hold.
+func (r *Runtime) resolve(ctx context.Context, op string, spec *SandboxSpec) (sandbox.Spec, *hold, error) {
+	if err := r.limitEgress(op, spec); err != nil {
+		return sandbox.Spec{}, nil, err
 	}
-	if s := r.pool.take(c.tenant, system, spec); s != nil {
+	img, release, err := r.cfg.Images.Resolve(ctx, spec.Image)
+	if err != nil {
+		return sandbox.Spec{}, nil, err
+	}
+	return sandbox.Spec{Image: img, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, Processes: spec.Processes,
+		Network: spec.Network, Egress: spec.Egress, Env: spec.Env}, newHold(release), nil
+}
+
+// obtain gets a sandbox from the pool, with the pool's hold of the image in place of the caller's, or makes one.
+func (r *Runtime) obtain(ctx context.Context, c *call, o order, image **hold) (sandbox.Sandbox, candidate, error) {
+	if o.spec.Outside != nil { // nobody else's would do
+		return r.build(ctx, c.op, o)
+	}
+	if s := r.pool.take(o); s != nil {
 		c.note("ready", "true")
 		(*image).release()
 		*image = s.image
 		return s.sb, s.by, nil
 	}
 	start := time.Now()
-	sb, by, err := r.build(ctx, c.op, system, spec)
+	sb, by, err := r.build(ctx, c.op, o)
 	if err == nil {
-		r.pool.took(c.tenant, system, spec, time.Since(start))
+		r.pool.took(o, time.Since(start))
 	}
 	return sb, by, err
 }
 
+// order is what a driver is to make for a tenant: a sandbox of a spec or, if there is a template, a copy of that, whose spec it
+// is.
+type order struct {
+	tenant   string // its ID
+	system   string // as asked for
+	template *template
+	spec     sandbox.Spec
+}
+
 // build has the best system that can do it make a sandbox.
-func (r *Runtime) build(ctx context.Context, op, system string, spec sandbox.Spec) (sb sandbox.Sandbox, by candidate, err error) {
-	chooseErr := r.systems.candidates(ctx, op, system, func(can candidate) bool {
+func (r *Runtime) build(ctx context.Context, op string, o order) (sb sandbox.Sandbox, by candidate, err error) {
+	if o.template != nil {
+		return r.copyTemplate(ctx, op, o.template)
+	}
+	chooseErr := r.systems.candidates(ctx, op, o.system, func(can candidate) bool {
 		by = can
 		done := r.drive(ctx, can.driver.System(), "create")
-		sb, err = can.driver.Create(ctx, spec)
+		sb, err = can.driver.Create(ctx, o.spec)
 		done(&err)
 		if errors.Is(err, sandbox.ErrUnavailable) {
 			can.forget()
@@ -216,7 +238,7 @@ func (s *Session) Inspect(ctx context.Context, sandboxID string) (info SandboxIn
 }
 
 // EgressLog tells which flows of a sandbox were refused, where its system keeps a record, and what its secrets were used
-// for.
+// for. To look keeps it from nothing: it counts for no activity, and does not let a paused sandbox go on.
 func (s *Session) EgressLog(ctx context.Context, sandboxID string) (log sandbox.EgressLog, err error) {
 	ctx, c, err := s.call(ctx, "egress log", sandboxID, CanRead)
 	c.quiet = true
@@ -224,30 +246,35 @@ func (s *Session) EgressLog(ctx context.Context, sandboxID string) (log sandbox.
 	if err != nil {
 		return log, err
 	}
-	u, err := s.enter(ctx, c.op, sandboxID, forReading)
+	b, err := s.box(c.op, sandboxID)
 	if err != nil {
 		return log, err
 	}
-	defer u.end()
-	logger, ok := u.raw.(sandbox.EgressLogger)
+	b.mu.Lock()
+	sb := b.sb
+	b.mu.Unlock()
+	logger, ok := sb.(sandbox.EgressLogger)
 	if !ok {
-		return log, refuse(CodeUnsupported, c.op, "create the sandbox with aethervm", "%s keeps no record of refused flows", u.b.driver.System())
+		return log, refuse(CodeUnsupported, c.op, "create the sandbox with aethervm", "%s keeps no record of refused flows", b.driver.System())
 	}
-	done := u.b.drive(u.ctx, "egress log")
-	log, err = logger.EgressLog(u.ctx)
+	done := b.drive(ctx, "egress log")
+	log, err = logger.EgressLog(ctx)
 	done(&err)
-	return log, u.b.reason(u.ctx, err)
+	return log, b.reason(ctx, err)
 }
 
-// List tells what the session has, and the tenant's snapshots.
+// List tells what the session has, the tenant's snapshots, and the templates that it may copy.
 func (s *Session) List(ctx context.Context) (l Listing, err error) {
-	_, c, err := s.call(ctx, "list", "", CanRead)
+	ctx, c, err := s.call(ctx, "list", "", CanRead)
 	c.quiet = true
 	defer c.end(&err)
 	if err != nil {
 		return l, err
 	}
 	l = Listing{Sandboxes: []SandboxInfo{}, Processes: s.processInfos(""), Snapshots: s.r.snapshotInfos(s.tenant.ID), Budget: s.Budget()}
+	if l.Templates, err = s.r.templateInfos(ctx, s.tenant); err != nil {
+		return Listing{}, err
+	}
 	for _, b := range s.list() {
 		l.Sandboxes = append(l.Sandboxes, b.info())
 	}

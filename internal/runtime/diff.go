@@ -17,10 +17,14 @@ const (
 )
 
 // Diff compares two sandboxes of the session: their files and, where the system can tell, how much of their memory. Both go on.
-// A result is a part if Next is set. What a sandbox says of its files is its own word.
+// A result is a part if Next is set. What a sandbox says of its files is its own word. One of the two may be a snapshot.
 func (s *Session) Diff(ctx context.Context, req DiffRequest) (res DiffResult, err error) {
-	ctx, c, err := s.call(ctx, "diff", req.Sandbox, CanRead)
-	c.note("other", req.Other)
+	of, other := req.Sandbox, req.Other
+	if IsSnapshotID(of) {
+		of, other = other, of
+	}
+	ctx, c, err := s.call(ctx, "diff", of, CanRead)
+	c.note("other", other)
 	defer c.end(&err)
 	if err != nil {
 		return res, err
@@ -28,27 +32,40 @@ func (s *Session) Diff(ctx context.Context, req DiffRequest) (res DiffResult, er
 	if err := req.check(c.op); err != nil {
 		return res, err
 	}
-	a, err := s.enter(ctx, c.op, req.Sandbox, forReading)
-	if err != nil {
-		return res, err
+	var sides [2]*side
+	for i, id := range []string{req.Sandbox, req.Other} { // the sandboxes first: both sides end with either
+		if IsSnapshotID(id) {
+			continue
+		}
+		u, err := s.enter(ctx, c.op, id, forReading)
+		if err != nil {
+			return res, err
+		}
+		defer u.end()
+		ctx, sides[i] = u.ctx, &side{u: u, raw: u.raw, system: u.b.driver.System(), digest: u.b.digest}
 	}
-	defer a.end()
-	b, err := s.enter(a.ctx, c.op, req.Other, forReading) // and both end with either
-	if err != nil {
-		return res, err
+	for i, id := range []string{req.Sandbox, req.Other} {
+		if sides[i] != nil {
+			continue
+		}
+		var done func()
+		if sides[i], ctx, done, err = s.checkpoint(ctx, c.op, id, sides[1-i]); err != nil {
+			return res, err
+		}
+		defer done()
 	}
-	defer b.end()
-	if a.b.driver != b.b.driver || a.b.digest != b.b.digest {
-		return res, refuse(CodeInvalid, c.op, "compare a sandbox with its copies, or with others of the same system and image", "the two are not of the same system and image")
+	a, b := sides[0], sides[1]
+	if !a.like(b) {
+		return res, unlike(c.op)
 	}
 	differ, ok := a.raw.(sandbox.Differ)
 	if !ok {
-		return res, refuse(CodeUnsupported, c.op, "read the files that matter, in both", "%s cannot compare sandboxes here", a.b.driver.System())
+		return res, refuse(CodeUnsupported, c.op, "read the files that matter, in both", "%s cannot compare sandboxes here", a.system)
 	}
-	res = DiffResult{A: a.b.id, B: b.b.id, Changes: []FileChange{}}
+	res = DiffResult{A: req.Sandbox, B: req.Other, Changes: []FileChange{}}
 	size, last := 0, ""
-	done := a.b.drive(b.ctx, "diff")
-	found, err := differ.Diff(b.ctx, b.raw, sandbox.DiffOptions{After: req.After}, func(f sandbox.FileChange) error {
+	done := s.r.drive(ctx, a.system, "diff")
+	found, err := differ.Diff(ctx, b.raw, sandbox.DiffOptions{After: req.After}, func(f sandbox.FileChange) error {
 		if size += sizeOf(f); len(res.Changes) == req.Max || size > maxChangeBytes && len(res.Changes) > 0 {
 			return errEnough
 		}
@@ -59,7 +76,7 @@ func (s *Session) Diff(ctx context.Context, req DiffRequest) (res DiffResult, er
 		err, found.Next = nil, last
 	}
 	if done(&err); err != nil {
-		return DiffResult{}, whose(err, a, b)
+		return DiffResult{}, whose(ctx, err, a, b)
 	}
 	res.Next, res.Paths, res.Skipped = found.Next, found.Paths, found.Skipped
 	res.Memory = (*MemoryDiff)(found.Memory)
@@ -70,6 +87,8 @@ func (req *DiffRequest) check(op string) error {
 	switch {
 	case req.Sandbox == req.Other:
 		return refuse(CodeInvalid, op, "name two", "a sandbox is not compared with itself")
+	case IsSnapshotID(req.Sandbox) && IsSnapshotID(req.Other):
+		return refuse(CodeInvalid, op, "restore one of them, and compare that with the other", "both are snapshots")
 	case req.Max < 0 || req.Max > maxChanges:
 		return refuse(CodeInvalid, op, fmt.Sprintf("ask for 1 to %d, or leave it out", maxChanges), "the number of changes is %d", req.Max)
 	}
@@ -82,12 +101,34 @@ func (req *DiffRequest) check(op string) error {
 	return nil
 }
 
+// side is one of the two that are compared.
+type side struct {
+	u              *use // nil for a snapshot
+	raw            sandbox.Sandbox
+	system, digest string
+}
+
+func (a *side) like(b *side) bool { return a.system == b.system && a.digest == b.digest }
+
+func (a *side) ended() bool { return a.u != nil && a.u.b.life.Err() != nil }
+
+func unlike(op string) *Error {
+	return refuse(CodeInvalid, op, "compare a sandbox with its copies, its snapshots, or with others of the same system and image", "the two are not of the same system and image")
+}
+
 // whose explains an error of what was done with two sandboxes by what became of the one that it is about.
-func whose(err error, a, b *use) error {
-	if e, ok := errors.AsType[*sandbox.Error](err); ok && e.Sandbox == b.raw.ID() || a.b.life.Err() == nil && b.b.life.Err() != nil {
-		return b.b.reason(b.ctx, err)
+func whose(ctx context.Context, err error, a, b *side) error {
+	about := a
+	if e, ok := errors.AsType[*sandbox.Error](err); ok && e.Sandbox == b.raw.ID() || !a.ended() && b.ended() {
+		about = b
 	}
-	return a.b.reason(b.ctx, err)
+	switch why, ok := errors.AsType[*Error](context.Cause(ctx)); {
+	case about.u != nil:
+		return about.u.b.reason(ctx, err)
+	case ok:
+		return why
+	}
+	return err
 }
 
 func sizeOf(f sandbox.FileChange) int {

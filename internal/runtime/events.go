@@ -14,7 +14,7 @@ type EventType string
 const (
 	EventSessionOpened   EventType = "session.opened"
 	EventSessionClosed   EventType = "session.closed"
-	EventCreated         EventType = "sandbox.created"
+	EventCreated         EventType = "sandbox.created"  // of Template, if it is a copy of one
 	EventForked          EventType = "sandbox.forked"   // Parent is what it is a copy of
 	EventRestored        EventType = "sandbox.restored" // from Snapshot
 	EventRolledBack      EventType = "sandbox.rolled_back"
@@ -25,6 +25,8 @@ const (
 	EventProcessEnded    EventType = "process.ended"
 	EventSnapshotCreated EventType = "snapshot.created"
 	EventSnapshotRemoved EventType = "snapshot.removed"
+	EventTemplateCreated EventType = "template.created"
+	EventTemplateRemoved EventType = "template.removed"
 )
 
 // Event tells of one change to what a tenant has.
@@ -38,6 +40,7 @@ type Event struct {
 	Parent   string    `json:"parent,omitempty"`
 	Process  string    `json:"process,omitempty"`
 	Snapshot string    `json:"snapshot,omitempty"`
+	Template string    `json:"template,omitempty"`
 	Cause    string    `json:"cause,omitempty"`
 }
 
@@ -169,7 +172,7 @@ func (b *box) tell(t EventType, cause string) {
 
 // tellMade adds the event that a box was made.
 func (b *box) tellMade() {
-	e := Event{Type: EventCreated, Sandbox: b.id}
+	e := Event{Type: EventCreated, Sandbox: b.id, Template: b.template}
 	switch {
 	case b.parent != "":
 		e.Type, e.Parent = EventForked, b.parent

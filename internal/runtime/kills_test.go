@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -101,6 +102,52 @@ func (d *diskDriver) RemoveSnapshot(_ context.Context, snap sandbox.Snapshot) er
 		time.Sleep(time.Millisecond) // files of some size take longer
 	}
 	return nil
+}
+
+// template is a file of a template.
+func (d *diskDriver) template(name string) string {
+	return filepath.Join(d.root, "..", "templates", name)
+}
+
+func (d *diskDriver) CreateTemplate(_ context.Context, spec sandbox.TemplateSpec) (sandbox.Template, error) {
+	t := sandbox.Template{System: d.Name, Name: spec.Name, Digest: "sha256:" + lease.NewID(), Created: time.Now(), Spec: spec.Spec}
+	raw, err := json.Marshal(t)
+	if err != nil {
+		return t, err
+	}
+	making := d.template(".new-" + lease.NewID())
+	return t, errors.Join(os.MkdirAll(filepath.Dir(making), 0o700), os.WriteFile(making, raw, 0o600), os.Rename(making, d.template(spec.Name)))
+}
+
+func (d *diskDriver) Templates(context.Context) (list []sandbox.Template, err error) {
+	names, err := filepath.Glob(d.template("[^.]*"))
+	for _, name := range names {
+		raw, readErr := os.ReadFile(name)
+		if errors.Is(readErr, os.ErrNotExist) {
+			continue
+		}
+		var t sandbox.Template
+		err = errors.Join(err, readErr, json.Unmarshal(raw, &t))
+		list = append(list, t)
+	}
+	return list, err
+}
+
+func (d *diskDriver) ForkTemplate(ctx context.Context, name string, _ int) ([]sandbox.Sandbox, error) {
+	raw, err := os.ReadFile(d.template(name))
+	if err != nil {
+		return nil, err
+	}
+	var t sandbox.Template
+	if err := json.Unmarshal(raw, &t); err != nil {
+		return nil, err
+	}
+	b, err := d.Create(ctx, t.Spec)
+	return []sandbox.Sandbox{b}, err
+}
+
+func (d *diskDriver) RemoveTemplate(_ context.Context, name string) error {
+	return os.Remove(d.template(name))
 }
 
 func (d *diskDriver) Sweep(ctx context.Context) (int, error) {
@@ -214,14 +261,13 @@ func lookAfterKill(t *testing.T, dir, when string, kept, maybe map[string]bool) 
 		}
 	}
 	for id := range kept {
-		if !there[id] {
+		if IsSnapshotID(id) && !there[id] {
 			t.Errorf("%s: snapshot %s was acknowledged, and is gone", when, id)
 		}
 	}
 	for id := range there { // one whose acknowledgement nobody has read counts from now on
 		kept[id] = true
 	}
-	clear(maybe)
 	for i, snap := range list {
 		if i < 5 {
 			continue
@@ -232,6 +278,7 @@ func lookAfterKill(t *testing.T, dir, when string, kept, maybe map[string]bool) 
 		delete(kept, snap.ID)
 		delete(there, snap.ID)
 	}
+	defer clear(maybe)
 	entries, err := os.ReadDir(filepath.Join(dir, "state", snapshotsName))
 	if err != nil {
 		t.Fatal(err)
@@ -241,6 +288,7 @@ func lookAfterKill(t *testing.T, dir, when string, kept, maybe map[string]bool) 
 			t.Errorf("%s: snapshots/%s is left", when, e.Name())
 		}
 	}
+	lookAtTemplates(t, s, d, when, kept, maybe)
 	id := s.mustCreate(t, SandboxSpec{})
 	if err := errors.Join(s.Kill(t.Context(), id), r.Close(), d.Close()); err != nil {
 		t.Errorf("%s: %v", when, err)
@@ -250,6 +298,44 @@ func lookAfterKill(t *testing.T, dir, when string, kept, maybe map[string]bool) 
 	}
 	if _, err := VerifyAudit(filepath.Join(dir, "state")); err != nil {
 		t.Errorf("%s: %v", when, err)
+	}
+}
+
+// lookAtTemplates holds the templates that were left to the books, and uses them.
+func lookAtTemplates(t *testing.T, s *Session, d *diskDriver, when string, kept, maybe map[string]bool) {
+	t.Helper()
+	list, err := s.Templates(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, tm := range list {
+		there[tm.ID] = true
+		info, err := s.Create(t.Context(), CreateRequest{SandboxSpec: SandboxSpec{Template: tm.Name}})
+		if err == nil {
+			err = s.Kill(t.Context(), info.ID)
+		}
+		if err != nil {
+			t.Errorf("%s: template %s: %v", when, tm.ID, err)
+		}
+	}
+	for id := range kept {
+		if IsTemplateID(id) && !there[id] && !maybe[id] {
+			t.Errorf("%s: template %s was acknowledged, and is gone", when, id)
+		}
+	}
+	if onDisk, err := d.Templates(t.Context()); err != nil || len(onDisk) != len(list) {
+		t.Errorf("%s: %d templates are on the disk, and %d in the list (%v)", when, len(onDisk), len(list), err)
+	}
+	for id := range kept { // each round begins without
+		if IsTemplateID(id) {
+			delete(kept, id)
+		}
+	}
+	for _, tm := range list {
+		if err := s.RemoveTemplate(t.Context(), tm.ID); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
 	}
 }
 
@@ -309,10 +395,42 @@ func churnOnce(ctx context.Context, s *Session, key string) error {
 		}
 		fmt.Println("removed", id)
 	}
+	if err := churnTemplate(ctx, s, key); err != nil {
+		return err
+	}
 	for _, id := range []string{box.ID, restored.ID, forked.Children[0].Sandbox.ID, forked.Children[1].Sandbox.ID} {
 		if err := s.Kill(ctx, id); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// churnTemplate makes a template, another one in its place, and removes that now and then.
+func churnTemplate(ctx context.Context, s *Session, key string) error {
+	name := key[:len("key-0")] // of the task
+	old, err := s.CreateTemplate(ctx, TemplateRequest{Name: name})
+	if err != nil {
+		return err
+	}
+	fmt.Println("kept", old.ID)
+	fmt.Println("removing", old.ID)
+	made, err := s.CreateTemplate(ctx, TemplateRequest{Name: name})
+	if err != nil {
+		return err
+	}
+	fmt.Println("removed", old.ID)
+	fmt.Println("kept", made.ID)
+	info, err := s.Create(ctx, CreateRequest{SandboxSpec: SandboxSpec{Template: name}})
+	if err != nil {
+		return err
+	}
+	fmt.Println("removing", made.ID)
+	if rand.N(2) == 0 {
+		if err := s.RemoveTemplate(ctx, name); err != nil {
+			return err
+		}
+		fmt.Println("removed", made.ID)
+	}
+	return s.Kill(ctx, info.ID)
 }

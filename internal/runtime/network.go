@@ -30,13 +30,12 @@ func (r *Runtime) limitEgress(op string, spec *SandboxSpec) error {
 	return nil
 }
 
-// limitRestored refuses a snapshot whose network is more than the operator lets anybody have. The system restores what
+// limitKept refuses a snapshot or template whose network is more than the operator lets anybody have. The system restores what
 // was saved: rules cannot be given to one that has none.
-func (r *Runtime) limitRestored(op string, snap *snapshot) error {
-	saved := SandboxSpec{Network: snap.Saved.Spec.Network, Egress: snap.Saved.Spec.Egress}
+func (r *Runtime) limitKept(op, what string, kept sandbox.Spec, spec SandboxSpec) error {
+	saved := SandboxSpec{Network: kept.Network, Egress: kept.Egress}
 	if r.egress != nil && saved.Network == sandbox.NetworkOutbound && len(saved.Egress) == 0 {
-		return refuse(CodeDenied, op, "create a sandbox, and copy over what is needed", "not allowed here: the snapshot has a network without rules")
+		return refuse(CodeDenied, op, "create a sandbox, and copy over what is needed", "not allowed here: the %s has a network without rules", what)
 	}
-	spec := snap.Spec
 	return errors.Join(r.limitEgress(op, &saved), r.limitEgress(op, &spec))
 }

@@ -38,7 +38,7 @@ type Operation struct {
 type DriverCall struct {
 	System string
 	// Call is "create", "exec", "read", "write", "list", "stat", "remove", "pause", "resume", "snapshot",
-	// "restore", "remove snapshot", "fork", "diff", "stats", "egress log" or "close".
+	// "restore", "remove snapshot", "create template", "fork template", "remove template", "fork", "diff", "stats", "egress log" or "close".
 	Call   string
 	Failed bool
 	// Duration of an exec has that of the program in it.

@@ -42,11 +42,10 @@ type pool struct {
 // kind is what a sandbox of a tenant is like for the driver: two of a kind can stand for each other. How long a sandbox
 // takes to come tells nobody what other tenants ask for.
 type kind struct {
-	key    string
-	tenant string
-	system string // as asked for
+	key string
+	order
 	image  string // a digest: the name may come to mean another one
-	spec   sandbox.Spec
+	gone   bool   // its template is
 	demand demand
 	spares []*spare
 	making int
@@ -94,20 +93,24 @@ func newPool(r *Runtime) *pool {
 func (p *pool) enabled() bool { return p.r.cfg.Pool.Sandboxes > 0 }
 
 // kindOf is the key of a kind. The image counts by its digest.
-func kindOf(tenant, system string, spec sandbox.Spec) (string, error) {
+func kindOf(o order) (string, error) {
+	template := ""
+	if o.template != nil {
+		template = o.template.Kept.Name
+	}
 	raw, err := json.Marshal(struct {
-		Tenant, System string
-		Spec           sandbox.Spec
-	}{tenant, system, spec})
+		Tenant, System, Template string
+		Spec                     sandbox.Spec
+	}{o.tenant, o.system, template, o.spec})
 	return string(raw), err
 }
 
 // take counts a tenant's request, and answers it with a sandbox that is ready, or nil.
-func (p *pool) take(tenant, system string, spec sandbox.Spec) *spare {
+func (p *pool) take(o order) *spare {
 	if !p.enabled() {
 		return nil
 	}
-	key, err := kindOf(tenant, system, spec)
+	key, err := kindOf(o)
 	if err != nil {
 		return nil
 	}
@@ -116,11 +119,10 @@ func (p *pool) take(tenant, system string, spec sandbox.Spec) *spare {
 	defer p.mu.Unlock()
 	k := p.kinds[key]
 	if k == nil {
-		if k = p.admit(tenant, key, now); k == nil {
+		if k = p.admit(o, key, now); k == nil {
 			p.stats.Misses++
 			return nil
 		}
-		k.system, k.image, k.spec = system, spec.Image.Digest, spec
 	}
 	k.demand.asked(now)
 	p.wake()
@@ -143,9 +145,9 @@ func (p *pool) take(tenant, system string, spec sandbox.Spec) *spare {
 
 // admit makes a kind, in place of the one that is asked for least if there are too many, or too many of the tenant. The
 // caller holds mu.
-func (p *pool) admit(tenant, key string, now time.Time) *kind {
+func (p *pool) admit(o order, key string, now time.Time) *kind {
 	all := slices.Collect(maps.Values(p.kinds))
-	own := slices.DeleteFunc(slices.Clone(all), func(k *kind) bool { return k.tenant != tenant })
+	own := slices.DeleteFunc(slices.Clone(all), func(k *kind) bool { return k.tenant != o.tenant })
 	if rivals := all; len(all) >= maxKinds || len(own) >= maxKindsEach {
 		if len(own) >= maxKindsEach {
 			rivals = own
@@ -158,17 +160,17 @@ func (p *pool) admit(tenant, key string, now time.Time) *kind {
 		}
 		delete(p.kinds, least.key)
 	}
-	k := &kind{key: key, tenant: tenant}
+	k := &kind{key: key, order: o, image: o.spec.Image.Digest}
 	p.kinds[key] = k
 	return k
 }
 
 // took notes how long it takes to make a sandbox of a kind.
-func (p *pool) took(tenant, system string, spec sandbox.Spec, d time.Duration) {
+func (p *pool) took(o order, d time.Duration) {
 	if !p.enabled() {
 		return
 	}
-	key, err := kindOf(tenant, system, spec)
+	key, err := kindOf(o)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if k := p.kinds[key]; k != nil && err == nil {
@@ -267,12 +269,13 @@ func (p *pool) fill(k *kind) {
 	defer p.mu.Unlock()
 	k.making--
 	switch {
+	case err != nil && k.gone:
 	case err != nil && p.ctx.Err() == nil:
 		p.stats.Failed++
 		k.until = time.Now().Add(fillPause)
 		p.r.log.Warn("could not have a sandbox ready", "image", k.spec.Image.Digest, "error", err)
 	case err != nil:
-	case p.closed:
+	case p.closed || k.gone:
 		p.work.Go(func() { p.discard(s) })
 	default:
 		p.stats.Made++
@@ -289,13 +292,13 @@ func (p *pool) make(ctx context.Context, k *kind) (*spare, error) {
 		return nil, err
 	}
 	hold := newHold(release)
-	spec := k.spec
-	spec.Image = img
-	if key, err := kindOf(k.tenant, k.system, spec); err != nil || key != k.key {
+	o := k.order
+	o.spec.Image = img
+	if key, err := kindOf(o); err != nil || key != k.key {
 		hold.release()
 		return nil, errors.Join(errors.New("the image is not what it was"), err)
 	}
-	sb, by, err := p.r.build(ctx, "warm", k.system, spec)
+	sb, by, err := p.r.build(ctx, "warm", o)
 	if err != nil {
 		hold.release()
 		return nil, err
@@ -328,17 +331,36 @@ func (p *pool) discard(s *spare) {
 	s.image.release()
 }
 
+// forget closes the copies of a template that nobody has taken, and makes no more: it is to be removed.
+func (p *pool) forget(templateID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, k := range p.kinds {
+		if k.template == nil || k.template.ID != templateID {
+			continue
+		}
+		k.gone = true
+		p.dropAll(k)
+		delete(p.kinds, key)
+	}
+}
+
+// dropAll closes the spares of a kind. The caller holds mu.
+func (p *pool) dropAll(k *kind) {
+	for _, s := range k.spares {
+		p.stats.Dropped++
+		p.work.Go(func() { p.discard(s) })
+	}
+	k.spares = nil
+}
+
 // drain closes what nobody has taken, and makes no more. It is idempotent.
 func (p *pool) drain() {
 	p.stop()
 	p.mu.Lock()
 	p.closed = true
 	for _, k := range p.kinds {
-		for _, s := range k.spares {
-			p.stats.Dropped++
-			p.work.Go(func() { p.discard(s) })
-		}
-		k.spares = nil
+		p.dropAll(k)
 	}
 	p.mu.Unlock()
 	p.work.Wait()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aethervm/aether/internal/lease"
@@ -22,6 +23,8 @@ const (
 	prefixProcess  = "pr"
 	prefixOutput   = "ou"
 	prefixSnapshot = "sn"
+	prefixTemplate = "tm"
+	prefixOwner    = "rt" // of a runtime
 )
 
 var (
@@ -38,6 +41,9 @@ func IsSandboxID(name string) bool { return checkID(prefixSandbox, name) == nil 
 
 // IsSnapshotID tells the ID of a snapshot from other names.
 func IsSnapshotID(name string) bool { return checkID(prefixSnapshot, name) == nil }
+
+// IsTemplateID tells the ID of a template from its name.
+func IsTemplateID(name string) bool { return checkID(prefixTemplate, name) == nil }
 
 func checkID(prefix, id string) error {
 	if !idRE.MatchString(id) || id[:2] != prefix {
@@ -116,6 +122,38 @@ func (s snapshotRecord) check(key string) error {
 	}
 	return errors.Join(checkID(prefixSnapshot, s.ID), checkID(prefixTenant, s.Tenant), checkSystem(s.System))
 }
+
+// templateRecord is a template that is whole.
+type templateRecord struct {
+	TemplateInfo
+	Tenant string `json:"tenant"`
+	// Kept is what its driver keeps, under a name that begins with that of the runtime.
+	Kept sandbox.Template `json:"kept"`
+}
+
+func (t templateRecord) check(key string) error {
+	switch {
+	case t.ID != key:
+		return errors.New("it is that of another template")
+	case !templateNameRE.MatchString(t.Name):
+		return fmt.Errorf("its name is %q", t.Name)
+	case !keptRE.MatchString(t.Kept.Name) || !strings.HasSuffix(t.Kept.Name, "."+key):
+		return fmt.Errorf("its driver knows it as %q", t.Kept.Name)
+	case t.Kept.System != t.System || t.Kept.Digest != t.Digest || t.Digest == "":
+		return errors.New("it is one of another system or content")
+	case t.Bytes < 0 || len(t.WarmUp) > maxWarmUps:
+		return errors.New("its size or warm-up is out of range")
+	}
+	if _, err := t.Kept.Spec.WithDefaults(); err != nil {
+		return err
+	}
+	return errors.Join(checkID(prefixTemplate, t.ID), checkID(prefixTenant, t.Tenant), checkSystem(t.System))
+}
+
+// ownerRecord is the name of the runtime, which nobody else has, for what drivers keep for all of the host.
+type ownerRecord string
+
+func (o ownerRecord) check(string) error { return checkID(prefixOwner, string(o)) }
 
 // keyRecord is the answer to a call with an idempotency key.
 type keyRecord struct {

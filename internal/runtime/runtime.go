@@ -34,6 +34,7 @@ type Runtime struct {
 	limits  Limits
 	log     *slog.Logger
 	dir     string // the state directory
+	owner   string // the runtime's name, which no other one has
 	started time.Time
 
 	lock    *os.File     // of a state directory that was given
@@ -54,8 +55,8 @@ type Runtime struct {
 	observer atomic.Pointer[Observer]
 	events   events
 
-	// admin is held while tenants change. It is taken before mu.
-	admin sync.Mutex
+	// admin is held while tenants change, and naming while names of templates do. They are taken before mu.
+	admin, naming sync.Mutex
 
 	// closing ends when Close begins.
 	closing context.Context
@@ -71,6 +72,7 @@ type Runtime struct {
 	tenants   map[string]*tenant
 	sessions  map[sessionKey]*Session
 	snapshots map[string]*snapshot
+	templates map[string]*template
 }
 
 type sessionKey struct{ tenant, id string }
@@ -82,7 +84,7 @@ func Open(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	r := &Runtime{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, started: time.Now().UTC(),
 		hidden:  strings.NewReplacer(),
-		tenants: map[string]*tenant{}, sessions: map[sessionKey]*Session{}, snapshots: map[string]*snapshot{},
+		tenants: map[string]*tenant{}, sessions: map[sessionKey]*Session{}, snapshots: map[string]*snapshot{}, templates: map[string]*template{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -309,6 +311,9 @@ func (r *Runtime) free() error {
 	for _, s := range r.snapshots {
 		s.image.release()
 	}
+	for _, t := range r.templates {
+		t.image.release()
+	}
 	err := r.audit.close()
 	for _, s := range []*store{r.living, r.store} {
 		if s != nil {
@@ -348,7 +353,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 		r.found.Orphans = append(r.found.Orphans, Orphan{Sandbox: id, Tenant: o.Tenant, System: o.System, Created: o.Created})
 	}
 	slices.SortFunc(r.found.Orphans, func(a, b Orphan) int { return a.Created.Compare(b.Created) })
-	if err := r.recoverSnapshots(ctx); err != nil {
+	if err := errors.Join(r.recoverSnapshots(ctx), r.recoverTemplates(ctx)); err != nil {
 		return err
 	}
 	r.sweep(ctx)

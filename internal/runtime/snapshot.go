@@ -173,7 +173,7 @@ func (s *Session) Restore(ctx context.Context, req RestoreRequest) (info Sandbox
 			spec.Idle = req.Idle
 		}
 		spec = s.r.complete(spec)
-		if err := errors.Join(s.allow(c.op, spec), s.r.limitRestored(c.op, snap), s.affordable(c.op)); err != nil {
+		if err := errors.Join(s.allow(c.op, spec), s.r.limitKept(c.op, "snapshot", snap.Saved.Spec, snap.Spec), s.affordable(c.op)); err != nil {
 			return SandboxInfo{}, err
 		}
 		if no := s.ledger.reserve(1, int64(spec.MemoryMiB)); no != nil {

@@ -31,17 +31,19 @@ const (
 	bucketTenants   = "tenants"   // tenant ID: tenantRecord
 	bucketSandboxes = "sandboxes" // sandbox ID: sandboxRecord, in the database of what is alive
 	bucketSnapshots = "snapshots" // snapshot ID: snapshotRecord
+	bucketTemplates = "templates" // template ID: templateRecord
 	bucketKeys      = "keys"      // scope NUL key: keyRecord
 
 	metaFormat = "format"
 	metaAudit  = "audit" // auditHead
+	metaOwner  = "owner" // ownerRecord
 
 	// storeFormat is counted up when an older program could not understand the records.
 	storeFormat = 2
 )
 
 func buckets() []string {
-	return []string{bucketMeta, bucketTenants, bucketSandboxes, bucketSnapshots, bucketKeys}
+	return []string{bucketMeta, bucketTenants, bucketSandboxes, bucketSnapshots, bucketTemplates, bucketKeys}
 }
 
 // store is the embedded database. Its methods may be called concurrently.
@@ -196,6 +198,15 @@ func (s *store) put(bucket, key string, v any) error {
 		return fmt.Errorf("store %s: %w", bucket, err)
 	}
 	return nil
+}
+
+// putIn is put as a part of a change.
+func putIn(tx *bbolt.Tx, bucket, key string, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", bucket, err)
+	}
+	return tx.Bucket([]byte(bucket)).Put([]byte(key), raw)
 }
 
 func (s *store) remove(bucket string, keys ...string) error {

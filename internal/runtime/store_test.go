@@ -269,8 +269,13 @@ func FuzzRecords(f *testing.F) {
 	box := sandboxRecord{ID: "sb2222222222", Tenant: tenant.ID, Session: "s", System: "docker"}
 	snap := snapshotRecord{SnapshotInfo: SnapshotInfo{ID: "sn2222222222", System: "docker", Kind: sandbox.SnapshotFull},
 		Tenant: tenant.ID, Saved: sandbox.Snapshot{System: "docker", Kind: sandbox.SnapshotFull, Ref: "x"}}
+	tm := templateRecord{TemplateInfo: TemplateInfo{ID: "tm2222222222", Name: "py", System: "aethervm", Digest: "sha256:x"}, Tenant: tenant.ID,
+		Kept: sandbox.Template{System: "aethervm", Name: "rt2222222222.tm2222222222", Digest: "sha256:x", Spec: sandbox.Spec{Image: sandbox.Image{Digest: "sha256:x", Rootfs: "/x"}}}}
+	if err := tm.check(tm.ID); err != nil {
+		f.Fatal(err)
+	}
 	key := keyRecord{Op: "create", Request: digest, Answer: json.RawMessage(`{}`)}
-	for name, v := range map[string]any{tenant.ID: tenant, box.ID: box, snap.ID: snap, "k": key, "audit": auditHead{1, digest}} {
+	for name, v := range map[string]any{tenant.ID: tenant, box.ID: box, snap.ID: snap, tm.ID: tm, "k": key, "audit": auditHead{1, digest}} {
 		raw, err := json.Marshal(v)
 		if err != nil {
 			f.Fatal(err)
@@ -287,6 +292,12 @@ func FuzzRecords(f *testing.F) {
 		}
 		// Its ID becomes the name of a directory.
 		if v, err := decode[snapshotRecord](key, raw); err == nil && (v.ID != key || strings.ContainsAny(v.ID, "/.")) {
+			t.Errorf("%+v", v)
+		}
+		if v, err := decode[templateRecord](key, raw); err == nil && (v.ID != key || !keptRE.MatchString(v.Kept.Name)) {
+			t.Errorf("%+v", v)
+		}
+		if v, err := decode[ownerRecord](key, raw); err == nil && len(v) != 12 {
 			t.Errorf("%+v", v)
 		}
 		if v, err := decode[keyRecord](key, raw); err == nil && len(v.Request) != 64 {

@@ -148,7 +148,7 @@ func (r *Runtime) changeTenant(op, tenantID string, change func(*tenantRecord)) 
 	return t.public(), nil
 }
 
-// RemoveTenant closes a tenant's sessions, and removes its snapshots and the tenant itself.
+// RemoveTenant closes a tenant's sessions, and removes its snapshots, its templates and the tenant itself.
 func (r *Runtime) RemoveTenant(ctx context.Context, tenantID string) (err error) {
 	c := r.call("remove tenant")
 	c.tenant = tenantID
@@ -172,6 +172,11 @@ func (r *Runtime) RemoveTenant(ctx context.Context, tenantID string) (err error)
 	}
 	for _, snap := range r.snapshotsOf(tenantID) {
 		if err := r.removeSnapshot(ctx, snap); err != nil {
+			return err
+		}
+	}
+	for _, t := range r.templatesOf(tenantID) {
+		if err := r.removeTemplate(ctx, t.ID); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,9 @@ import (
 
 // DiffRequest is what Diff takes.
 type DiffRequest struct {
-	// Sandbox and Other are A and B: two of this session, of one system and image.
+	// Sandbox and Other are A and B: two of this session, of one system and image. One of them may be the ID of a snapshot of the
+	// tenant. It is restored for the time of the comparison, which needs CanFork, and a sandbox of the budget; programs that the
+	// snapshot has go on meanwhile.
 	Sandbox string `json:"sandbox"`
 	Other   string `json:"other"`
 	// After is the Next of the part before; empty is the beginning.

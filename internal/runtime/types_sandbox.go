@@ -8,6 +8,9 @@ import (
 
 // SandboxSpec is what a sandbox is to be. Its zero value is a good one.
 type SandboxSpec struct {
+	// Template is the ID or name of one to make it a copy of. Of the fields that follow it may have TTL, Idle and Labels
+	// then: the others are the template's.
+	Template string `json:"template,omitempty"`
 	// System is a name of package vms, or "auto"; empty means what the runtime was opened with.
 	System string `json:"system,omitempty"`
 	// Image is a name or a digest; empty means the runtime's default.
@@ -64,9 +67,10 @@ type SandboxInfo struct {
 	Network   sandbox.Network   `json:"network"`
 	Egress    []string          `json:"egress,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
-	// Parent is the sandbox that it was forked from, Snapshot what it was restored from.
+	// Parent is the sandbox that it was forked from, Snapshot what it was restored from, Template what it was made a copy of.
 	Parent   string    `json:"parent,omitempty"`
 	Snapshot string    `json:"snapshot,omitempty"`
+	Template string    `json:"template,omitempty"`
 	Created  time.Time `json:"created"`
 	// Processes is how many background processes run in it.
 	Processes int `json:"processes"`
@@ -79,9 +83,10 @@ type SandboxInfo struct {
 
 // Listing is what List returns.
 type Listing struct {
-	Sandboxes []SandboxInfo  `json:"sandboxes"` // in the order of their creation
-	Processes []ProcessInfo  `json:"processes"` // background processes, ended ones too while their output is kept
-	Snapshots []SnapshotInfo `json:"snapshots"` // of the tenant
+	Sandboxes []SandboxInfo  `json:"sandboxes"`           // in the order of their creation
+	Processes []ProcessInfo  `json:"processes"`           // background processes, ended ones too while their output is kept
+	Snapshots []SnapshotInfo `json:"snapshots"`           // of the tenant
+	Templates []TemplateInfo `json:"templates,omitempty"` // that it may copy
 	Budget    BudgetState    `json:"budget"`
 }
 

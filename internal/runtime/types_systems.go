@@ -43,8 +43,9 @@ type Recovery struct {
 	Orphans []Orphan `json:"orphans,omitempty"`
 	// Swept is how many sandboxes each system has removed.
 	Swept map[string]int `json:"swept,omitempty"`
-	// Snapshots is how many are kept; Lost are those whose files are gone, or that were not finished.
+	// Snapshots and Templates are how many are kept; Lost are those whose files are gone, or that were not finished.
 	Snapshots int      `json:"snapshots"`
+	Templates int      `json:"templates"`
 	Lost      []string `json:"lost,omitempty"`
 	// Notes say what else was found or could not be cleaned.
 	Notes []string `json:"notes,omitempty"`

@@ -62,20 +62,28 @@ func New(name string) *Driver {
 }
 
 // Images resolves every name but "missing" and "" to an image that is on no disk.
-type Images struct{ held atomic.Int64 }
+type Images struct {
+	held atomic.Int64
+	lost atomic.Pointer[string]
+}
 
 // Resolve is runtime.Images's.
 func (i *Images) Resolve(_ context.Context, name string) (sandbox.Image, func(), error) {
-	if name == "missing" || name == "" {
+	if lost := i.lost.Load(); name == "missing" || name == "" || lost != nil && (name == *lost || name == digestOf(*lost)) {
 		return sandbox.Image{}, nil, &sandbox.Error{Op: "find image", Err: fs.ErrNotExist, Detail: "no image " + name, Remedy: "build it"}
 	}
 	i.held.Add(1)
 	digest := name
 	if !strings.HasPrefix(digest, "sha256:") {
-		digest = fmt.Sprintf("sha256:%064x", name)
+		digest = digestOf(name)
 	}
 	return sandbox.Image{Digest: digest, Rootfs: "/nowhere/" + digest}, func() { i.held.Add(-1) }, nil
 }
+
+// Lose has one of the name resolve no more.
+func (i *Images) Lose(name string) { i.lost.Store(&name) }
+
+func digestOf(name string) string { return fmt.Sprintf("sha256:%064x", name) }
 
 // Held is how many images are kept from being removed.
 func (i *Images) Held() int64 { return i.held.Load() }

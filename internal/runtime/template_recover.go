@@ -1,0 +1,99 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/aethervm/aether/sandbox"
+)
+
+// recoverTemplates reads the templates that there are, and removes what was not finished.
+func (r *Runtime) recoverTemplates(ctx context.Context) error {
+	owner, known, err := get[ownerRecord](r.store, bucketMeta, metaOwner)
+	if err != nil || !known {
+		// Drivers keep templates for all runtimes of the host: a new name finds nothing of another one's.
+		if owner = ownerRecord(newID(prefixOwner)); err != nil {
+			r.remark(fmt.Sprintf("what was left of templates is not looked for: %v", err))
+		}
+		if err := r.store.put(bucketMeta, metaOwner, owner); err != nil {
+			return err
+		}
+	}
+	r.owner = string(owner)
+	unread := map[string]bool{}
+	records, err := all[templateRecord](r.store, bucketTemplates, func(key string, err error) {
+		unread[key] = true
+		r.remark(fmt.Sprintf("a template in the database cannot be read, and is left there: %v", err))
+	})
+	if err != nil {
+		return err
+	}
+	there := r.keptTemplates(ctx)
+	var lost []string
+	for id, record := range records {
+		if kept, ok := there[record.System]; ok && kept[record.Kept.Name].Digest != record.Digest {
+			lost = append(lost, id)
+			r.dropKept(ctx, record.System, record.Kept.Name)
+			continue
+		}
+		t := &template{templateRecord: record}
+		img, release, err := r.cfg.Images.Resolve(ctx, record.Kept.Spec.Image.Digest)
+		if err == nil {
+			t.image = newHold(release)
+			t.Kept.Spec.Image = img
+		} else {
+			r.remark(fmt.Sprintf("template %s cannot be copied: its image: %s", id, r.scrub(err.Error())))
+		}
+		r.templates[id] = t
+	}
+	r.found.Templates = len(r.templates)
+	if err := r.store.remove(bucketTemplates, lost...); err != nil {
+		return err
+	}
+	for system, kept := range there {
+		for name := range kept {
+			id, own := strings.CutPrefix(name, r.owner+".")
+			if !own || r.templates[id] != nil || unread[id] {
+				continue
+			}
+			lost = append(lost, id)
+			r.dropKept(ctx, system, name)
+		}
+	}
+	r.found.Lost = append(r.found.Lost, lost...)
+	slices.Sort(r.found.Lost)
+	return nil
+}
+
+// dropKept removes what a driver, which is one that keeps templates, has of one that is not whole.
+func (r *Runtime) dropKept(ctx context.Context, system, name string) {
+	err := r.systems.drivers[system].driver.(sandbox.Templater).RemoveTemplate(ctx, name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.remark(fmt.Sprintf("%s: could not remove template %s, which is not whole: %s", system, name, r.scrub(err.Error())))
+	}
+}
+
+// keptTemplates are what the drivers keep, by system and name. A system that cannot be asked is left out.
+func (r *Runtime) keptTemplates(ctx context.Context) map[string]map[string]sandbox.Template {
+	there := map[string]map[string]sandbox.Template{}
+	for system, p := range r.systems.drivers {
+		keeper, ok := p.driver.(sandbox.Templater)
+		if !ok {
+			continue
+		}
+		list, err := keeper.Templates(ctx)
+		if err != nil {
+			r.remark(fmt.Sprintf("%s: could not list the templates: %s", system, r.scrub(err.Error())))
+			continue
+		}
+		there[system] = map[string]sandbox.Template{}
+		for _, k := range list {
+			there[system][k.Name] = k
+		}
+	}
+	return there
+}
