@@ -37,6 +37,7 @@ func TestEveryOperation(t *testing.T) {
 	t.Run("diff", s.testDiff)
 	t.Run("processes", s.testProcesses)
 	t.Run("snapshots", s.testSnapshots)
+	t.Run("templates", s.testTemplates)
 	t.Run("tenants", s.testTenants)
 	audit := call[struct{ Entries []AuditEntry }](t, s, "GET", "/v1/audit?limit=1000", nil, 200)
 	if len(audit.Entries) < 20 || audit.Entries[0].Time.Before(audit.Entries[1].Time) {

@@ -25,5 +25,16 @@ func (s *site) testDiff(t *testing.T) {
 	s.refused(t, "GET", at+"&cursor=%25", nil, 422, runtime.CodeInvalid)
 	s.refused(t, "GET", "/v1/sandboxes/"+a+"/diff?with="+a, nil, 422, runtime.CodeInvalid)
 	s.refused(t, "GET", "/v1/sandboxes/"+a+"/diff?with=sbaaaaaaaaaa", nil, 404, runtime.CodeNotFound)
+	snap := call[runtime.SnapshotInfo](t, s, "POST", "/v1/sandboxes/"+b+"/snapshots", nil, 201)
+	call[any](t, s, "PUT", "/v1/sandboxes/"+b+"/files?path=/tmp/two", "22", 200)
+	if d := call[Diff](t, s, "GET", "/v1/snapshots/"+snap.ID+"/diff?with="+b, nil, 200); len(d.Changes) != 1 || d.Changes[0].B.Size != 2 || d.A != snap.ID {
+		t.Errorf("since a snapshot: %+v", d)
+	}
+	if d := call[Diff](t, s, "GET", "/v1/sandboxes/"+b+"/diff?with="+snap.ID, nil, 200); len(d.Changes) != 1 || d.Changes[0].B.Size != 1 {
+		t.Errorf("back to a snapshot: %+v", d)
+	}
+	s.refused(t, "GET", "/v1/snapshots/snaaaaaaaaaa/diff?with="+b, nil, 404, runtime.CodeNotFound)
+	s.refused(t, "GET", "/v1/snapshots/"+snap.ID+"/diff?with=sbaaaaaaaaaa", nil, 404, runtime.CodeNotFound)
+	call[any](t, s, "DELETE", "/v1/snapshots/"+snap.ID, nil, 204)
 	s.refused(t, "GET", "/v1/sandboxes/"+a+"/diff", nil, 422, runtime.CodeInvalid)
 }

@@ -81,12 +81,12 @@ func (s *server) registerEvents() {
 		Last string `header:"Last-Event-ID" maxLength:"20" pattern:"^[0-9]*$" doc:"of the last event that was seen, to go on after it"`
 	}
 	register(s, huma.Operation{OperationID: "follow-events", Method: http.MethodGet, Path: "/v1/events", Tags: tags,
-		Summary: "What happens to the tenant's sessions, sandboxes, processes and snapshots, as it happens",
+		Summary: "What happens to the tenant's sessions, sandboxes, processes, snapshots and templates, as it happens",
 		Description: "The first event is hello. Each of the others has an id, the type as its name, and as its data: " +
-			"seq, time, type, and what it is about: session, sandbox, parent, process, snapshot, cause. " +
+			"seq, time, type, and what it is about: session, sandbox, parent, process, snapshot, template, cause. " +
 			"lost says that some were missed: read the listings again.",
 		Responses: ok(http.StatusOK, map[string]*huma.MediaType{eventStream: eventContent(
-			"hello, lost, session.opened, session.closed, sandbox.created, .forked, .restored, .rolled_back, .paused, .resumed, .killed, process.started, .ended, snapshot.created, .removed; error, a problem, ends it")})},
+			"hello, lost, session.opened, session.closed, sandbox.created, .forked, .restored, .rolled_back, .paused, .resumed, .killed, process.started, .ended, snapshot.created, .removed, template.created, .removed; error, a problem, ends it")})},
 		func(ctx context.Context, in *follow) (*huma.StreamResponse, error) {
 			t, err := tenant(ctx)
 			if err != nil {

@@ -55,6 +55,7 @@ func (s *server) register() {
 	s.registerFiles()
 	s.registerProcesses()
 	s.registerSnapshots()
+	s.registerTemplates()
 	s.registerEvents()
 	if s.cfg.Guard.Owner {
 		s.registerTenants()

@@ -72,12 +72,27 @@ func answers[T any](s *server) map[string]*huma.Response {
 
 // respond runs f and answers with what it returns: as JSON, or as events, with the output before.
 func respond[T any](ctx context.Context, a Accepts, f func(ctx context.Context, progress func(runtime.Progress)) (T, error)) (*huma.StreamResponse, error) {
+	return respondWith(ctx, a, http.StatusOK, func(ctx context.Context, e *events, gone func()) (T, error) {
+		if e == nil {
+			return f(ctx, nil)
+		}
+		return f(ctx, func(p runtime.Progress) {
+			if e.output(p.Stream, p.Data) != nil {
+				gone()
+			}
+		})
+	})
+}
+
+// respondWith runs f and answers with what it returns: as JSON, with a status, or as events. f sends what comes before, and calls
+// gone if that fails; its events are nil for JSON.
+func respondWith[T any](ctx context.Context, a Accepts, status int, f func(ctx context.Context, e *events, gone func()) (T, error)) (*huma.StreamResponse, error) {
 	if !a.events() {
-		res, err := f(ctx, nil)
+		res, err := f(ctx, nil, nil)
 		if err != nil {
 			return nil, err
 		}
-		return jsonAnswer(http.StatusOK, res), nil
+		return jsonAnswer(status, res), nil
 	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		_, w := humago.Unwrap(hc)
@@ -87,11 +102,7 @@ func respond[T any](ctx context.Context, a Accepts, f func(ctx context.Context, 
 		defer cancel()
 		e := newEvents(w)
 		defer e.beat(cancel)()
-		res, err := f(ctx, func(p runtime.Progress) {
-			if e.output(p.Stream, p.Data) != nil {
-				cancel()
-			}
-		})
+		res, err := f(ctx, e, cancel)
 		e.end(res, err)
 	}}, nil
 }

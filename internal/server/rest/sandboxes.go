@@ -14,6 +14,7 @@ import (
 
 // Spec is what a sandbox is to be. Its zero value is a good one.
 type Spec struct {
+	Template  string              `json:"template,omitempty" maxLength:"64" doc:"make it a copy of this template, by ID or name; but for ttl_s, idle and labels, what follows is the template's then"`
 	System    string              `json:"system,omitempty" doc:"a system's name, or auto: the best ranked that can do what is asked for"`
 	Image     string              `json:"image,omitempty" doc:"by name or digest"`
 	VCPUs     int                 `json:"vcpus,omitempty" minimum:"0"`
@@ -39,7 +40,7 @@ func (i Idle) runtime() runtime.IdlePolicy {
 }
 
 func (s Spec) runtime() runtime.SandboxSpec {
-	return runtime.SandboxSpec{System: s.System, Image: s.Image, VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB, Processes: s.Processes,
+	return runtime.SandboxSpec{Template: s.Template, System: s.System, Image: s.Image, VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB, Processes: s.Processes,
 		Network: s.Network, Egress: s.Egress, Secrets: s.Secrets, Env: s.Env, TTL: duration(s.TTLS), Idle: s.Idle.runtime(), Labels: s.Labels}
 }
 

@@ -42,7 +42,7 @@ func serve(t *testing.T, change func(*Config, *runtime.Config)) *site {
 	s := &site{driver: runtimetest.New("gvisor"), header: http.Header{}}
 	s.driver.Forks = true
 	cfg := Config{Version: "test"}
-	rc := runtime.Config{StateDir: filepath.Join(t.TempDir(), "state"), Drivers: []sandbox.Driver{s.driver}, Images: &runtimetest.Images{}, DefaultImage: "base"}
+	rc := runtime.Config{StateDir: filepath.Join(t.TempDir(), "state"), Drivers: []sandbox.Driver{runtimetest.NewKeeper(s.driver)}, Images: &runtimetest.Images{}, DefaultImage: "base"}
 	if change != nil {
 		change(&cfg, &rc)
 	}

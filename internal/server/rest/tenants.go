@@ -30,6 +30,7 @@ func (s *server) registerTenants() {
 	}
 	type token struct{ Body TenantToken }
 	type one struct{ Body Tenant }
+	s.registerSharing()
 	type create struct{ Body NewTenant }
 	register(s, huma.Operation{OperationID: "create-tenant", Method: http.MethodPost, Path: "/v1/tenants", Tags: tags, DefaultStatus: http.StatusCreated,
 		Summary: "Make a tenant and a token for it"},
@@ -83,13 +84,34 @@ func (s *server) registerTenants() {
 			return &one{TenantOf(t)}, err
 		})
 	register(s, huma.Operation{OperationID: "remove-tenant", Method: http.MethodDelete, Path: "/v1/tenants/{tenant}", Tags: tags,
-		Summary: "Remove a tenant: its sandboxes are killed, its snapshots removed"},
+		Summary: "Remove a tenant: its sandboxes are killed, its snapshots and templates removed"},
 		func(ctx context.Context, in *named) (*struct{}, error) {
 			t, err := s.tenantByName(ctx, in.Tenant)
 			if err != nil {
 				return nil, err
 			}
 			return nil, s.rt.RemoveTenant(ctx, t.ID)
+		})
+}
+
+// registerSharing adds the sharing of templates.
+func (s *server) registerSharing() {
+	type share struct {
+		Template string `path:"template" maxLength:"64" doc:"its ID or name"`
+		Body     struct {
+			Shared bool `json:"shared"`
+		} `nameHint:"Sharing"`
+	}
+	type one struct{ Body runtime.TemplateInfo }
+	register(s, huma.Operation{OperationID: "share-template", Method: http.MethodPut, Path: "/v1/templates/{template}/sharing", Tags: []string{"tenants"},
+		Summary: "Let all tenants copy a template of the tenant, or no more; what was in its memory is in every copy"},
+		func(ctx context.Context, in *share) (*one, error) {
+			t, err := tenant(ctx)
+			if err != nil {
+				return nil, err
+			}
+			info, err := s.rt.ShareTemplate(ctx, t.ID, in.Template, in.Body.Shared)
+			return &one{info}, err
 		})
 }
 
