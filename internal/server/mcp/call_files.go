@@ -18,7 +18,7 @@ type readArgs struct {
 	Output  string `json:"output,omitempty" jsonschema:"instead of path: output of a result, or a process"`
 	Stream  string `json:"stream,omitempty" enum:"stdout,stderr"`
 	Offset  int64  `json:"offset,omitempty" jsonschema:"in bytes; negative counts from the end"`
-	Max     int    `json:"max,omitempty" jsonschema:"bytes, or entries of a directory; default 16384, at most 65536"`
+	Max     int    `json:"max,omitempty" jsonschema:"bytes, or directory entries; default 16384, at most 65536"`
 }
 
 // readResult is one of a file, a directory and an output.

@@ -10,15 +10,16 @@ import (
 )
 
 type createArgs struct {
+	Template  string   `json:"template,omitempty"`
 	Image     string   `json:"image,omitempty"`
-	System    string   `json:"system,omitempty" jsonschema:"default the best here"`
+	System    string   `json:"system,omitempty" jsonschema:"default the best"`
 	MemoryMiB int      `json:"memory_mib,omitempty" jsonschema:"default 256"`
 	VCPUs     int      `json:"vcpus,omitempty"`
-	Network   bool     `json:"network,omitempty" jsonschema:"reach the internet; default no"`
+	Network   bool     `json:"network,omitempty" jsonschema:"reach the internet"`
 	Allow     []string `json:"allow,omitempty" jsonschema:"reach only these, such as pypi.org:443"`
 	Env       []string `json:"env,omitempty" jsonschema:"each KEY=value"`
 	TTLS      float64  `json:"ttl_s,omitempty" jsonschema:"kill it after so long"`
-	Key       string   `json:"key,omitempty" jsonschema:"the same key makes one sandbox only"`
+	Key       string   `json:"key,omitempty" jsonschema:"the same makes one only"`
 }
 
 func createSandbox(ctx context.Context, c call, in createArgs) (out runtime.SandboxInfo, res result, err error) {
@@ -27,7 +28,7 @@ func createSandbox(ctx context.Context, c call, in createArgs) (out runtime.Sand
 		return out, res, err
 	}
 	spec := runtime.SandboxSpec{
-		System: in.System, Image: in.Image, VCPUs: in.VCPUs, MemoryMiB: in.MemoryMiB, Egress: in.Allow, Env: in.Env, TTL: ttl,
+		Template: in.Template, System: in.System, Image: in.Image, VCPUs: in.VCPUs, MemoryMiB: in.MemoryMiB, Egress: in.Allow, Env: in.Env, TTL: ttl,
 	}
 	if in.Network {
 		spec.Network = sandbox.NetworkOutbound
@@ -56,6 +57,9 @@ func sandboxText(s runtime.SandboxInfo) string {
 	}
 	if s.Snapshot != "" {
 		b.WriteString(", restored from " + s.Snapshot)
+	}
+	if s.Template != "" {
+		b.WriteString(", copied from " + s.Template)
 	}
 	if s.KillIn != nil {
 		fmt.Fprintf(&b, ", killed if idle for %d s", *s.KillIn)
@@ -186,6 +190,9 @@ func list(ctx context.Context, c call, _ listArgs) (out runtime.Listing, res res
 	}
 	for _, s := range out.Snapshots {
 		b.WriteString("snapshot " + snapshotText(s) + "\n")
+	}
+	for _, t := range out.Templates {
+		fmt.Fprintf(&b, "template %s: %s, image %s, %d MiB, network %s\n", t.Name, t.System, t.Image, t.MemoryMiB, t.Network)
 	}
 	for _, l := range out.Budget.Lines {
 		fmt.Fprintf(&b, "budget %s: %d of %d left\n", l.Resource, l.Left, l.Limit)

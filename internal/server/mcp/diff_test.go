@@ -19,6 +19,11 @@ func TestDiffIsAResource(t *testing.T) {
 	if err != nil || !strings.Contains(read.Contents[0].Text, `"path":"/tmp/new","kind":"added"`) || strings.Contains(read.Contents[0].Text, `"more"`) {
 		t.Errorf("%+v, %v", read, err)
 	}
+	saved := must[snapshotResult](c, "snapshot", args{"action": "save", "sandbox": b})
+	read, err = c.ReadResource(t.Context(), &sdk.ReadResourceParams{URI: "aether://sandboxes/" + a + "/diff/" + saved.Snapshot.ID})
+	if err != nil || !strings.Contains(read.Contents[0].Text, `"path":"/tmp/new","kind":"added"`) {
+		t.Errorf("to a snapshot: %+v, %v", read, err)
+	}
 	if _, err := c.ReadResource(t.Context(), &sdk.ReadResourceParams{URI: "aether://sandboxes/" + a + "/diff/sbnone"}); err == nil {
 		t.Error("it differs from nothing")
 	}

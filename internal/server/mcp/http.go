@@ -38,15 +38,20 @@ type HTTPConfig struct {
 // In revision 2026-07-28 the end of a request's connection cancels its call. In 2025-11-25 it does not,
 // since a client may come back for the answer; there a notification cancels.
 func Handler(cfg HTTPConfig) http.Handler {
-	return cfg.handler(New(Config{Version: cfg.Version, Runtime: cfg.Runtime, Session: cfg.session, Log: cfg.Log}))
+	return cfg.handler(New(cfg.server()))
+}
+
+// server is what the servers behind the handler are made with.
+func (cfg HTTPConfig) server() Config {
+	return Config{Version: cfg.Version, Runtime: cfg.Runtime, Session: cfg.session, Log: cfg.Log}
 }
 
 func (cfg HTTPConfig) handler(server *sdk.Server) http.Handler {
 	log := sdkLog(cfg.Log)
 	get := func(*http.Request) *sdk.Server { return server }
-	stateless := sdk.NewStreamableHTTPHandler(get, &sdk.StreamableHTTPOptions{
+	stateless := newDirect(cfg.server(), tools(), sdk.NewStreamableHTTPHandler(get, &sdk.StreamableHTTPOptions{
 		Stateless: true, PropagateRequestCancellation: true, Logger: log, MaxRequestBodyBytes: requestSize,
-	})
+	}))
 	stateful := sdk.NewStreamableHTTPHandler(get, &sdk.StreamableHTTPOptions{
 		SessionTimeout: sessionIdle, Logger: log, MaxRequestBodyBytes: requestSize,
 	})
@@ -65,10 +70,11 @@ func (cfg HTTPConfig) guard() access.Guard {
 	return access.Guard{Runtime: cfg.Runtime, NoAuth: cfg.NoAuth}
 }
 
-// authenticated lets requests through that have a tenant's token.
+// authenticated lets requests through that have a tenant's token, or with NoAuth all that name this host. They may take
+// their time.
 func (cfg HTTPConfig) authenticated(next http.Handler) http.Handler {
 	if cfg.NoAuth {
-		return next // the SDK refuses what names another host
+		return cfg.guard().Require(next, refuse)
 	}
 	// The SDK's own check puts the tenant where it looks for it: a session of the protocol is then its
 	// tenant's alone. It has nothing left to find out.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -249,6 +250,33 @@ func TestSessionIsItsTenants(t *testing.T) {
 	for token, want := range map[string]int{one: http.StatusOK, two: http.StatusForbidden, "": http.StatusUnauthorized} {
 		if status, _ := send(token, id, list); status != want {
 			t.Errorf("token %q: %d, want %d", token, status, want)
+		}
+	}
+}
+
+// hurried is an answer whose connection has a deadline, as access.Hurry sets it.
+type hurried struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (h *hurried) SetReadDeadline(time.Time) error      { return nil }
+func (h *hurried) SetWriteDeadline(end time.Time) error { h.deadline = end; return nil }
+
+// TestCallsTakeTheirTime lets whoever may call a tool wait for its answer, however long that takes.
+func TestCallsTakeTheirTime(t *testing.T) {
+	for _, noAuth := range []bool{false, true} {
+		rt, _ := newRuntime(t, runtime.Limits{})
+		_, token, err := rt.CreateTenant(t.Context(), runtime.TenantSpec{Name: "one"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list",` + directMeta + `}}`
+		r := callRequest(t.Context(), http.Header{"Mcp-Name": {"list"}, "Authorization": {"Bearer " + token}}, strings.NewReader(body))
+		w := &hurried{httptest.NewRecorder(), time.Now().Add(time.Minute)}
+		Handler(HTTPConfig{Version: "test", Runtime: rt, NoAuth: noAuth}).ServeHTTP(w, r)
+		if w.Code != http.StatusOK || !w.deadline.IsZero() {
+			t.Errorf("NoAuth %t: %d, to be taken until %v", noAuth, w.Code, w.deadline)
 		}
 	}
 }

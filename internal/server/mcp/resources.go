@@ -18,6 +18,7 @@ import (
 const (
 	uriRanking   = "aether://ranking"
 	uriSandboxes = "aether://sandboxes"
+	uriTemplates = "aether://templates"
 	uriSandbox   = "aether://sandboxes/{sandbox}"
 	uriFile      = "aether://sandboxes/{sandbox}/files{+path}"
 	uriDiff      = "aether://sandboxes/{sandbox}/diff/{other}"
@@ -43,13 +44,17 @@ func (r *resources) register(server *sdk.Server) {
 		URI: uriSandboxes, Name: "sandboxes", MIMEType: "application/json",
 		Description: "Your sandboxes, processes, snapshots and budget.",
 	}, r.handler(r.sandboxes))
+	server.AddResource(&sdk.Resource{
+		URI: uriTemplates, Name: "templates", MIMEType: "application/json",
+		Description: "Templates that create can copy.",
+	}, r.handler(r.templates))
 	for _, t := range []struct {
 		uri, name, mime, description string
 		read                         reader
 	}{
 		{uriSandbox, "sandbox", "application/json", "One sandbox.", r.sandbox},
 		{uriFile, "file", "", "A file or directory of a sandbox.", r.file},
-		{uriDiff, "diff", "application/json", "How another sandbox, such as a fork, differs from one: files and memory.", r.diff},
+		{uriDiff, "diff", "application/json", "How another sandbox, such as a fork, or a snapshot differs from one: files and memory.", r.diff},
 		{uriOutput, "output", "text/plain", "All that is kept of stdout or stderr of a process, or of a result that was cut.", r.output},
 	} {
 		server.AddResourceTemplate(&sdk.ResourceTemplate{
@@ -112,6 +117,14 @@ func (r *resources) sandboxes(ctx context.Context, s *runtime.Session, _ []strin
 		return nil, err
 	}
 	return asJSON(listing)
+}
+
+func (r *resources) templates(ctx context.Context, s *runtime.Session, _ []string) (*sdk.ResourceContents, error) {
+	list, err := s.Templates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return asJSON(map[string]any{"templates": list})
 }
 
 func (r *resources) sandbox(ctx context.Context, s *runtime.Session, parts []string) (*sdk.ResourceContents, error) {

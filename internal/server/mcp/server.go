@@ -3,6 +3,7 @@ package mcp
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,16 +52,12 @@ func New(cfg Config) *sdk.Server {
 		SetCacheable: cacheable,
 	}
 	fixtureOptions(options)
-	server := sdk.NewServer(&sdk.Implementation{Name: "aether", Title: "aether", Version: cfg.Version}, options)
+	server := sdk.NewServer(implementation(cfg), options)
 	for _, t := range registry {
 		server.AddTool(t.sdk(), func(ctx context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
-			session, err := cfg.Session(ctx, req.Extra)
-			if err != nil {
-				return failure(err), nil
-			}
 			progress := newProgress(ctx, req)
 			defer progress.stop()
-			return t.call(ctx, call{session: session, progress: progress.add()}, req.Params.Arguments), nil
+			return cfg.call(ctx, t, progress.add(), req.Extra, req.Params.Arguments), nil
 		})
 	}
 	r := &resources{cfg: cfg}
@@ -68,6 +65,20 @@ func New(cfg Config) *sdk.Server {
 	addFixtures(server)
 	server.AddReceivingMiddleware(inOrder(registry), r.listing)
 	return server
+}
+
+// implementation is what the server calls itself.
+func implementation(cfg Config) *sdk.Implementation {
+	return &sdk.Implementation{Name: "aether", Title: "aether", Version: cfg.Version}
+}
+
+// call calls a tool for whoever sent a request.
+func (cfg Config) call(ctx context.Context, t tool, progress func(runtime.Progress), extra *sdk.RequestExtra, arguments json.RawMessage) *sdk.CallToolResult {
+	session, err := cfg.Session(ctx, extra)
+	if err != nil {
+		return failure(err)
+	}
+	return t.call(ctx, call{session: session, progress: progress}, arguments)
 }
 
 // cacheable says how long a client of revision 2026-07-28 may keep an answer: the tools change with

@@ -76,9 +76,13 @@ func (t tool) sdk() *sdk.Tool {
 	if !t.reads {
 		annotations.DestructiveHint = new(!t.additive)
 	}
+	input, err := json.Marshal(t.input) // the SDK would encode it anew for each call over HTTP
+	if err != nil {
+		panic(fmt.Sprintf("schema of %s: %v", t.name, err)) // it is ours, and a test builds them all
+	}
 	return &sdk.Tool{
 		Name: t.name, Description: t.description,
-		InputSchema: t.input, OutputSchema: t.output, Annotations: annotations,
+		InputSchema: json.RawMessage(input), OutputSchema: t.output, Annotations: annotations,
 	}
 }
 
@@ -114,7 +118,7 @@ func tools() []tool {
 			fork).adding(),
 		define("snapshot", "save a sandbox, restore a snapshot as a new sandbox, rollback a sandbox to a snapshot, or remove a snapshot.",
 			snapshot),
-		define("list", "Your sandboxes, processes and snapshots, and what is left of the budget.",
+		define("list", "Your sandboxes, processes, snapshots, templates and budget.",
 			list).reading(),
 		define("kill", "End a sandbox; its files are lost.",
 			kill).repeating(),
