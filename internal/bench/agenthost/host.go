@@ -95,11 +95,15 @@ func (h *Host) Tenant(ctx context.Context, name string, budget runtime.Budget) (
 
 // Connect is a client over HTTP, of the tenant that token stands for, in the session of that name.
 func (h *Host) Connect(ctx context.Context, token, session string) (*Client, error) {
-	headers := &withHeaders{token: token, session: session, under: &http.Transport{MaxIdleConnsPerHost: 4}}
+	return h.connect(ctx, &withHeaders{token: token, session: session})
+}
+
+func (h *Host) connect(ctx context.Context, headers *withHeaders) (*Client, error) {
+	headers.under = &http.Transport{MaxIdleConnsPerHost: 4}
 	t := &sdk.StreamableClientTransport{
 		Endpoint: h.url, HTTPClient: &http.Client{Transport: headers}, DisableStandaloneSSE: true, MaxRetries: -1,
 	}
-	c, err := connect(ctx, t)
+	c, err := connect(ctx, t, headers.revision)
 	if err != nil {
 		headers.under.CloseIdleConnections()
 		return nil, err
@@ -110,6 +114,8 @@ func (h *Host) Connect(ctx context.Context, token, session string) (*Client, err
 
 type withHeaders struct {
 	token, session string
+	accept         string // if not empty, instead of the SDK's
+	revision       string // of the protocol, to ask for; the newest if empty
 	under          *http.Transport
 }
 
@@ -117,6 +123,9 @@ func (t *withHeaders) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.Header.Set("Authorization", "Bearer "+t.token)
 	req.Header.Set("Aether-Session", t.session)
+	if t.accept != "" {
+		req.Header.Set("Accept", t.accept)
+	}
 	return t.under.RoundTrip(req)
 }
 
@@ -142,7 +151,7 @@ func (h *Host) Pipe(ctx context.Context) (*Client, error) {
 		_ = answers.Close() // what reads from it is told that there is no more
 		done <- err
 	}()
-	c, err := connect(ctx, &sdk.IOTransport{Reader: receive, Writer: send})
+	c, err := connect(ctx, &sdk.IOTransport{Reader: receive, Writer: send}, "")
 	if err != nil {
 		_ = send.Close()
 		return nil, errors.Join(err, <-done, session.Close())
@@ -151,8 +160,10 @@ func (h *Host) Pipe(ctx context.Context) (*Client, error) {
 	return c, nil
 }
 
-func connect(ctx context.Context, t sdk.Transport) (*Client, error) {
-	session, err := sdk.NewClient(&sdk.Implementation{Name: "aether-" + version, Version: version}, nil).Connect(ctx, t, nil)
+// connect makes a client that speaks a revision of the protocol, or the newest if that is empty.
+func connect(ctx context.Context, t sdk.Transport, revision string) (*Client, error) {
+	session, err := sdk.NewClient(&sdk.Implementation{Name: "aether-" + version, Version: version}, nil).
+		Connect(ctx, t, &sdk.ClientSessionOptions{ProtocolVersion: revision})
 	if err != nil {
 		return nil, err
 	}

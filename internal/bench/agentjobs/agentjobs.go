@@ -17,9 +17,6 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-// limit bounds one job.
-const limit = 3 * time.Minute
-
 // Config says what Run works with. Driver, Image and StateDir are as in agenthost.Config.
 type Config struct {
 	Driver   sandbox.Driver
@@ -99,8 +96,9 @@ func With(ctx context.Context, cfg Config, client *agenthost.Client, host *agent
 // try does one job.
 func (w *worker) try(ctx context.Context, j job) Result {
 	r := Result{Name: j.name, Verified: j.verified}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %v", limit))
+	ctx, p, cancel := patient(ctx, limit)
 	defer cancel()
+	w.patience = p
 	w.take() // calls of the clearing up
 	start := time.Now()
 	err := j.do(ctx, w)
@@ -161,6 +159,7 @@ type worker struct {
 	host          *agenthost.Host // nil if the server is another process
 	client        *agenthost.Client
 	memory, vcpus int
+	patience      *patience // of the job that it does
 
 	mu    sync.Mutex
 	calls []Exchange
@@ -182,7 +181,7 @@ func (w *worker) take() []Exchange {
 
 type args = agenthost.Args
 
-// create makes a sandbox.
+// create makes a sandbox. The time that it takes to start is not the job's.
 func (w *worker) create(ctx context.Context, c *agenthost.Client, more args) (string, error) {
 	a := args{}
 	if w.memory > 0 {
@@ -194,7 +193,9 @@ func (w *worker) create(ctx context.Context, c *agenthost.Client, more args) (st
 	for k, v := range more {
 		a[k] = v
 	}
+	start := time.Now()
 	info, err := agenthost.Call[runtime.SandboxInfo](ctx, c, "create", a)
+	w.patience.grant(time.Since(start))
 	return info.ID, err
 }
 

@@ -39,7 +39,7 @@ func (w *worker) within(ctx context.Context, name string, budget runtime.Budget,
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
 	client.Observe(w.observe)
-	return f(&worker{client: client, memory: w.memory, vcpus: w.vcpus})
+	return f(&worker{client: client, memory: w.memory, vcpus: w.vcpus, patience: w.patience})
 }
 
 func jobBudgetKept(ctx context.Context, w *worker) error {
