@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"strconv"
 	"sync"
@@ -81,7 +82,11 @@ func (a *app) branch(ctx context.Context, c *client.Client, sandboxID string, pr
 		for i, child := range forked.Children {
 			a.notice("copy %d: %s", i, forkEnd(child))
 			if child.Run != nil {
-				a.notice("%s", indent(child.Run.Stdout)+indent(child.Run.Stderr))
+				said := indent(child.Run.Stdout) + indent(child.Run.Stderr)
+				if terminalOf(a.err) != nil {
+					said = terminalText(said)
+				}
+				_, _ = io.WriteString(a.err, said) // told and not kept
 			}
 		}
 		return failed(nil, "", "the command succeeded in none of %d copies", len(forked.Children))
@@ -120,9 +125,9 @@ const killPatience = time.Minute
 func killCopies(ctx context.Context, c *client.Client, copies []rest.ForkedChild) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
 	defer cancel()
-	ids := make([]string, len(copies))
+	errs := make([]error, len(copies))
 	for i, child := range copies {
-		ids[i] = child.Sandbox.ID
+		errs[i] = c.Kill(ctx, child.Sandbox.ID)
 	}
-	return killAll(ctx, c, ids, "")
+	return errors.Join(errs...)
 }

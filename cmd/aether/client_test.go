@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,6 +59,12 @@ func TestServerCommands(t *testing.T) {
 			t.Errorf("%d bytes of %d came back", len(out), len(in))
 		}
 	})
+	if out, _ := runCommand(t, 0, "", "__complete", "kill", ""); !strings.HasPrefix(out, sb+"\tgvisor, running\n") {
+		t.Errorf("completed: %q", out)
+	}
+	if out, _ := runCommand(t, 0, "", "__complete", "kill", sb, ""); strings.Contains(out, sb) {
+		t.Errorf("completed again: %q", out)
+	}
 	t.Run("interrupted", func(t *testing.T) { testExecInInterrupted(t, sb) })
 	t.Run("files", func(t *testing.T) { testCopies(t, dir, sb) })
 	t.Run("trees", func(t *testing.T) { testTrees(t, dir, sb) })
@@ -98,6 +105,7 @@ func TestServerCommands(t *testing.T) {
 		}
 		runCommand(t, 0, "", "snapshot", "rm", sn)
 	})
+	t.Run("errors", func(t *testing.T) { testServerErrors(t, sb) })
 	t.Run("tenants", func(t *testing.T) { testTenantCommands(t, s, sb) })
 
 	all, _ := runCommand(t, 0, "", "ls", "-q")
@@ -107,6 +115,51 @@ func TestServerCommands(t *testing.T) {
 	var list struct{ Sandboxes []rest.Sandbox }
 	if err := json.Unmarshal([]byte(out), &list); err != nil || list.Sandboxes == nil || len(list.Sandboxes) != 0 {
 		t.Errorf("all were killed: %s (%v)", out, err)
+	}
+}
+
+// testServerErrors looks at what the commands say in place of the words of the API.
+func testServerErrors(t *testing.T, sb string) {
+	for _, c := range []struct {
+		code int
+		says string
+		args []string
+	}{
+		{exitOwnFailure, "`aether ls` lists the sandboxes", []string{"exec", "foo", "--", "true"}},
+		{exitNotFound, "`aether ls` lists the sandboxes", []string{"logs", "sbaaaaaaaaaa"}},
+		{exitNotFound, "give its ID: `aether snapshot ls` lists them", []string{"restore", "clean"}},
+		{exitNotFound, "aether: remove snapshot: there is no snapshot \"one\"\naether: remove snapshot: there is no snapshot \"two\"\n", []string{"snapshot", "rm", "one", "two"}},
+		{exitNotFound, "\"sbaaaaaaaaaa\"\naether: find: there is no \"sbbbbbbbbbbb\"", []string{"kill", "sbaaaaaaaaaa", "sbbbbbbbbbbb"}},
+		{exitUsage, "`aether cp -r` copies directories", []string{"cp", sb + ":/etc", t.TempDir()}},
+		{exitUsage, "--signal is for processes", []string{"kill", "--signal", "TERM", sb}},
+		{exitFailed, "aether: copy 0: exit 3\n  oops\naether: copy 1: exit 3\n  oops\n", []string{"branch", sb, "-n", "2", "--", "sh", "-c", "echo oops; exit 3"}},
+	} {
+		if _, errs := runCommand(t, c.code, "", c.args...); !strings.Contains(errs, c.says) {
+			t.Errorf("aether %s: %s", strings.Join(c.args, " "), errs)
+		}
+	}
+}
+
+// TestRemediesAreKnown looks for the words that commands have others for.
+func TestRemediesAreKnown(t *testing.T) {
+	var code strings.Builder
+	for _, pattern := range []string{"../../internal/runtime/*.go", "../../internal/server/rest/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			code.Write(text)
+		}
+	}
+	for remedy := range remedies {
+		if !strings.Contains(code.String(), strconv.Quote(remedy)) {
+			t.Errorf("nobody says %q any more", remedy)
+		}
 	}
 }
 
@@ -270,8 +323,11 @@ func testTenantCommands(t *testing.T, s server, sb string) {
 	own, _ := runCommand(t, 0, "", "new")
 	runCommand(t, exitFailed, "", "new") // over its budget
 	runCommand(t, exitNotFound, "", "kill", sb)
-	t.Setenv("AETHER_SERVER", "")
 	t.Setenv("AETHER_TOKEN", "")
+	if _, errs := runCommand(t, exitFailed, "", "ls"); !strings.Contains(errs, "hint: set AETHER_TOKEN") {
+		t.Errorf("without a token: %s", errs)
+	}
+	t.Setenv("AETHER_SERVER", "")
 	if out, _ := runCommand(t, 0, "", "ls", "-q", "--tenant", "team"); out != own {
 		t.Errorf("of the team: %q, want %q", out, own)
 	}

@@ -26,11 +26,11 @@ Columns: the axis, the score of A, the score of B, and A minus B.`,
 			if err != nil {
 				return unknownName(err)
 			}
-			var pair [2]vms.Profile
+			pair, err := a.profilesOf(args, measured)
+			if err != nil {
+				return err
+			}
 			for i := range pair {
-				if pair[i], err = profileOf(args[i], measured); err != nil {
-					return err
-				}
 				pair[i].Fitness = w.Fitness(pair[i].Axes)
 			}
 			if asJSON {

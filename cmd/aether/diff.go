@@ -22,7 +22,7 @@ func newDiff(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "diff A B [PATH] [flags]",
-		Short: "Show how two sandboxes differ",
+		Short: "Show how two sandboxes differ, or what has changed since a snapshot",
 		Long: `Show which files were added, removed and changed from sandbox A to sandbox B, which have the
 same system and image: usually one is a copy of the other, or both are copies of a third.
 Where its system knows, also how much memory each has written since they parted; that counts
@@ -31,11 +31,15 @@ whole pages, and is no difference by itself. Both go on.
 Compared are type, size, content, permissions and owner, not times. /proc, /sys, /dev and
 /run are left out, and what aether itself gives each copy, its machine ID.
 
-With PATH, the lines of that file that differ, of at most 1 MiB.
+One of them may be a snapshot, by its ID or, as in "aether snapshot rollback", by its name. It is
+restored for that, to a sandbox that nobody else sees, and that counts like another one.
+
+With PATH, the lines of that file that differ, of at most 1 MiB, in two sandboxes.
 
   aether diff A B
   aether diff A B --json
   aether diff A B /etc/hosts
+  aether diff clean SANDBOX     what has changed since the snapshot "clean" of it
 
 The exit code is 0 if no file differs, 1 if one does, and 2 or more if it could not be found
 out, as that of diff(1). Names with control characters are quoted.` + needsServer,
@@ -46,12 +50,21 @@ out, as that of diff(1). Names with control characters are quoted.` + needsServe
 					if asJSON || cmd.Flags().Changed("limit") {
 						return usageError("leave PATH out, or the flag", "--json and --limit are for the list of changes, not for one file's lines")
 					}
+					for _, id := range args[:2] {
+						if !runtime.IsSandboxID(id) {
+							return usageError("`aether restore` makes a sandbox of a snapshot", "the lines of a file are compared in two sandboxes, and %q is none's ID", id)
+						}
+					}
 					return a.diffFile(cmd.Context(), c, args[0], args[1], args[2])
 				}
 				if limit < 1 {
 					return usageError("give --limit a number from 1 on", "the limit is %d", limit)
 				}
-				return a.diff(cmd.Context(), c, args[0], args[1], limit, asJSON)
+				from, to, err := sidesOfDiff(cmd.Context(), c, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				return a.diff(cmd.Context(), c, from, to, limit, asJSON)
 			}))
 		},
 	}
@@ -59,6 +72,20 @@ out, as that of diff(1). Names with control characters are quoted.` + needsServe
 	cmd.Flags().IntVar(&limit, "limit", 10_000, "show so many changes at most")
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// sidesOfDiff are the IDs of what is compared: a name is that of a snapshot of the sandbox that is the other side.
+func sidesOfDiff(ctx context.Context, c *client.Client, a, b string) (from, to string, err error) {
+	isID := func(name string) bool { return runtime.IsSandboxID(name) || runtime.IsSnapshotID(name) }
+	switch {
+	case !isID(a) && runtime.IsSandboxID(b):
+		a, err = checkpoint(ctx, c, b, a)
+	case !isID(b) && runtime.IsSandboxID(a):
+		b, err = checkpoint(ctx, c, a, b)
+	case !runtime.IsSandboxID(a) && !runtime.IsSandboxID(b):
+		err = usageError("`aether ls` lists the sandboxes; `aether restore` makes one of a snapshot", "neither %q nor %q is a sandbox's ID", a, b)
+	}
+	return a, b, err
 }
 
 // forDiff keeps the exit code 1 for differences.
@@ -90,7 +117,7 @@ func (a *app) diff(ctx context.Context, c *client.Client, from, to string, limit
 }
 
 func (a *app) printDiff(d rest.Diff) error {
-	t := table{head: []string{"CHANGE", "TYPE", "SIZE", "WHAT", "PATH"}, right: map[int]bool{2: true}}
+	t := table{head: []string{"change", "type", "size", "what", "path"}, right: map[int]bool{2: true}}
 	count := map[sandbox.ChangeKind]int{}
 	for _, change := range d.Changes {
 		count[change.Kind]++

@@ -60,7 +60,7 @@ func TestPrintDiff(t *testing.T) {
 	if err := (&app{out: &out}).printDiff(d); err != nil {
 		t.Fatal(err)
 	}
-	const want = `CHANGE   TYPE    SIZE  WHAT                              PATH
+	const want = `change   type    size  what                              path
 added    file      12  -                                 /a
 removed  dir        -  -                                 "/b\xff\x1b"
 changed  file  1 -> 2  content, -rw-r--r-- -> -rwxr-xr-x  /c

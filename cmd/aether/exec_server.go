@@ -62,6 +62,11 @@ func passOnResult(code *int, signal string, timedOut bool, ended *runtime.Error)
 	if ended != nil {
 		return ended
 	}
+	return passOn(exitOf(code, signal, timedOut))
+}
+
+// exitOf is the end of a program that a server tells of.
+func exitOf(code *int, signal string, timedOut bool) sandbox.Exit {
 	exit := sandbox.Exit{TimedOut: timedOut}
 	if signal != "" {
 		exit.Signal = int(unix.SignalNum(signal))
@@ -69,5 +74,5 @@ func passOnResult(code *int, signal string, timedOut bool, ended *runtime.Error)
 	if code != nil {
 		exit.Code = *code
 	}
-	return passOn(exit)
+	return exit
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,6 +33,34 @@ const (
 	exitSignal      = 128 // plus the signal's number
 )
 
+// newEnvironment is a help topic.
+func newEnvironment() *cobra.Command {
+	return &cobra.Command{
+		Use:   "environment",
+		Short: "Which variables of the environment aether reads",
+		Long: `Variables of the environment that aether reads:
+
+  AETHER_STATE    directory of what lasts: images, kernels, templates, the lab, the server's state
+                  (default: /var/lib/aether for root, else aether in the user's cache directory)
+  AETHER_RUN      directory of what ends with its process: sockets, locks, mounts
+                  (default: /run/aether for root, else $XDG_RUNTIME_DIR/aether or /tmp/aether-UID)
+  AETHER_SERVER   server that commands ask, http://HOST:PORT, https://HOST:PORT or unix:PATH
+                  (default: the socket below AETHER_RUN on which "aether serve" listens)
+  AETHER_TOKEN    token of a tenant, for a server that asks for one
+  AETHER_KERNEL   guest kernel of AetherVM and QEMU ("aether kernel --help")
+  AETHER_RUNSC    runsc to use for gVisor (default: what make peers has built, else that on the PATH)
+  AETHER_GVISOR_PLATFORM
+                  platform of gVisor: systrap, kvm or ptrace (default: the first that works)
+  AETHER_AGENT    guest agent to use in place of the one that aether carries inside
+  DOCKER_HOST     Docker engine to use
+
+Directories are absolute paths. Programs in a sandbox find
+
+  AETHER_FORK     in the commands of "fork", "branch" and "template run -n": the number of the copy,
+                  from 0`,
+	}
+}
+
 func newExitCodes() *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit-codes",
@@ -47,10 +76,10 @@ func newExitCodes() *cobra.Command {
   130  interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP); what was made is removed
   141  nobody reads the output any more
 
-"aether diff" exits with 1 if files differ, as diff(1) does, and with 2 if it failed.
+"aether diff" exits with 1 if files differ, as diff(1) does, and with 2 or more if it failed.
 
-"aether run" and "aether exec" pass on the exit code of the program in the sandbox.
-Their own are those that users of docker run expect:
+"aether run", "aether exec", "aether template run", "aether lab run" and "aether attach" pass on the
+exit code of the program. Their own are those that users of docker run expect:
 
   124  the program ran longer than --timeout
   125  aether failed, not the program
@@ -73,6 +102,7 @@ type failure struct {
 	message string
 	remedy  string // one line, what the user can do; may be empty
 	quiet   bool   // nothing is printed
+	copies  bool   // it is about the programs in several copies, whose codes cannot all be passed on
 	err     error  // wrapped, may be nil
 }
 
@@ -128,31 +158,49 @@ func diagnose(err error) *failure {
 		remedy(sig.remedy)
 	case errors.Is(err, context.Canceled):
 		f.code, f.kind = exitSignal+int(syscall.SIGINT), "interrupted"
-	case errors.Is(err, syscall.EPIPE):
+	case outputGone(err):
 		f.code, f.quiet = exitSignal+int(syscall.SIGPIPE), true
 	case errors.Is(err, sandbox.ErrUnavailable), errors.Is(err, sandbox.ErrUnsupported):
 		f.code, f.kind = exitUnavailable, "unavailable"
 		remedy("`aether doctor` lists what this host has")
 	case errors.Is(err, sandbox.ErrInvalid):
 		f.code, f.kind = exitUsage, "usage"
-	case errors.Is(err, sandbox.ErrNoSpace), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		remedy("free disk space or memory, or keep images elsewhere with AETHER_STATE")
-	case errors.Is(err, syscall.EROFS):
-		remedy("the file system is read-only: choose another directory")
-	case errors.Is(err, fs.ErrPermission):
-		remedy("run aether as root, or choose a directory that you may write to")
+	case remedyOfFiles(err) != "":
+		remedy(remedyOfFiles(err))
 	case errors.Is(err, fs.ErrNotExist):
 		f.code, f.kind = exitNotFound, "not-found"
 	}
 	return f
 }
 
-// forExec gives f the exit code that `aether run` and `aether exec` have for it.
+// remedyOfFiles is what to do about a file or directory that could not be made or written; "" for other errors.
+func remedyOfFiles(err error) string {
+	switch {
+	case errors.Is(err, sandbox.ErrNoSpace), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "free disk space or memory, or keep images elsewhere with AETHER_STATE"
+	case errors.Is(err, syscall.EROFS):
+		return "the file system is read-only: choose another directory"
+	case errors.Is(err, fs.ErrPermission):
+		return "run aether as root, or choose a directory that you may write to"
+	}
+	return ""
+}
+
+// outputGone tells whether err says that nobody reads standard output any more. A connection that is broken, that to an
+// engine for one, says the same of itself.
+func outputGone(err error) bool {
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return false
+	}
+	return errors.Is(err, syscall.EPIPE)
+}
+
+// forExec gives f the exit code that commands have for it which pass on that of a program.
 func (f *failure) forExec() *failure {
 	g := *f
 	var sig signalError
 	switch {
-	case f.kind == "exit", f.kind == "interrupted", f.quiet, errors.As(f.err, &sig):
+	case f.kind == "exit", f.kind == "interrupted", f.quiet, f.copies, f.code == exitTimeout, errors.As(f.err, &sig):
 	case errors.Is(f.err, sandbox.ErrCannotRun):
 		g.code = exitNoProgram
 		// Agents in the guest say why in the words of the guest's kernel only.
@@ -182,7 +230,11 @@ func (f *failure) print(w io.Writer, asJSON bool) {
 		_ = enc.Encode(map[string]body{"error": {f.kind, f.Error(), f.remedy}})
 		return
 	}
-	_, _ = fmt.Fprintf(w, "aether: %s\n", oneLine(f.Error()))
+	message := oneLine(f.Error())
+	if !strings.HasPrefix(message, "aether ") && !strings.HasPrefix(message, "aether: ") { // names the command already
+		message = "aether: " + message
+	}
+	_, _ = fmt.Fprintln(w, message)
 	if f.remedy != "" {
 		_, _ = fmt.Fprintf(w, "  hint: %s\n", oneLine(f.remedy))
 	}

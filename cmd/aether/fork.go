@@ -14,7 +14,7 @@ import (
 )
 
 type forkOptions struct {
-	clientOptions
+	templateWhere
 	n       int
 	asJSON  bool
 	key     string
@@ -46,12 +46,16 @@ no other. Ctrl-C removes them all.
   aether fork py -n 100 -- python3 -c 'import uuid; print(uuid.uuid4())'
 
 What looks like a sandbox's ID (sb and ten letters or digits) is one. The exit code is 5 if
-some copies failed, and 1 if all did. For a template no server is needed; for a sandbox:` + needsServer,
+some copies failed, and 1 if all did. A template is the server's where one is used, and this
+host's otherwise or with --local ("aether template --help"). For a sandbox:` + needsServer,
 		Args: needSubject,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			subject, program := splitProgram(cmd, args)
 			if !runtime.IsSandboxID(subject) {
 				return a.forkTemplate(cmd, subject, program, o)
+			}
+			if o.local {
+				return usageError("leave it out", "%s: --local is for copies of a template; sandboxes are a server's", cmd.CommandPath())
 			}
 			if o.keep {
 				return usageError("leave it out", "%s: --keep-going is for copies of a template; those of a sandbox are made all or none", cmd.CommandPath())

@@ -20,13 +20,13 @@ const maxForkCopies = 10_000
 const maxForkOutput = 64 << 10
 
 // forkTemplate makes copies of a template, runs a program in each and removes them.
-func (a *app) forkTemplate(cmd *cobra.Command, name string, program []string, o forkOptions) (err error) {
+func (a *app) forkTemplate(cmd *cobra.Command, name string, program []string, o forkOptions) error {
 	if program == nil {
 		return usageError("`"+cmd.CommandPath()+" "+name+" -n 3 -- true`; `aether new` makes sandboxes that stay",
 			"%s: a command is missing, and without one the copies of a template would be for nobody", cmd.CommandPath())
 	}
-	if o.clientOptions != (clientOptions{}) || o.key != "" {
-		return usageError("leave them out", "%s: --server, --tenant, --session and --key are for copies of a sandbox, and %q is no sandbox's ID", cmd.CommandPath(), name)
+	if o.key != "" {
+		return usageError("leave it out", "%s: --key is for copies of a sandbox, and %q is no sandbox's ID", cmd.CommandPath(), name)
 	}
 	if o.n > maxForkCopies {
 		return usageError(fmt.Sprintf("ask for at most %d", maxForkCopies), "%s: %d copies", cmd.CommandPath(), o.n)
@@ -36,41 +36,40 @@ func (a *app) forkTemplate(cmd *cobra.Command, name string, program []string, o 
 		return err
 	}
 	ctx := cmd.Context()
-	f := a.openFleet("")
-	defer f.close(&err)
-	d, err := f.templater()
-	if err != nil {
-		return err
-	}
-	a.sweepFirst(ctx, f)
-	var results []copyResult
-	if o.keep {
-		results, err = a.copiesKeepingGoing(ctx, d, name, o.n, command)
-	} else {
-		results, err = a.copiesAllOrNone(ctx, d, name, o.n, command, maxForkOutput)
-	}
-	if err != nil {
-		return err
-	}
-	if o.asJSON {
-		err = a.printJSON(map[string]any{"copies": results})
-	} else {
-		err = a.tableOfCopies(results)
-	}
-	return errors.Join(err, outcome(results))
+	return a.withTemplates(ctx, o.templateWhere, func(host templateHost) error {
+		var results []copyResult
+		var err error
+		if o.keep {
+			results, err = a.copiesKeepingGoing(ctx, host.copies, name, o.n, command)
+		} else {
+			results, err = a.copiesAllOrNone(ctx, host.copies, name, o.n, command, maxForkOutput)
+		}
+		if err != nil {
+			return err
+		}
+		if o.asJSON {
+			err = a.printJSON(map[string]any{"copies": results})
+		} else {
+			err = a.tableOfCopies(results)
+		}
+		return errors.Join(err, outcome(results))
+	})
 }
 
+// copier makes n sandboxes of a template, all or none.
+type copier func(ctx context.Context, name string, n int) ([]templateCopy, error)
+
 // copiesAllOrNone makes all copies before the program runs in any. It keeps limit bytes of each stream.
-func (a *app) copiesAllOrNone(ctx context.Context, d sandbox.Templater, name string, n int, command sandbox.Cmd, limit int) ([]copyResult, error) {
+func (a *app) copiesAllOrNone(ctx context.Context, copies copier, name string, n int, command sandbox.Cmd, limit int) ([]copyResult, error) {
 	done := a.tellCopies(name, n)
 	defer done.close()
-	copies, err := d.ForkTemplate(ctx, name, n)
+	made, err := copies(ctx, name, n)
 	if err != nil {
 		return nil, err
 	}
 	results := make([]copyResult, n)
 	var tasks sync.WaitGroup
-	for i, c := range copies {
+	for i, c := range made {
 		tasks.Go(func() {
 			results[i] = runCopy(ctx, i, c, command, limit)
 			done.one()
@@ -81,9 +80,9 @@ func (a *app) copiesAllOrNone(ctx context.Context, d sandbox.Templater, name str
 }
 
 // copiesKeepingGoing makes each copy by itself, some at a time. If none can be made, that is the error.
-func (a *app) copiesKeepingGoing(ctx context.Context, d sandbox.Templater, name string, n int, command sandbox.Cmd) ([]copyResult, error) {
+func (a *app) copiesKeepingGoing(ctx context.Context, copies copier, name string, n int, command sandbox.Cmd) ([]copyResult, error) {
 	if n < 1 {
-		_, err := d.ForkTemplate(ctx, name, n) // knows what to say
+		_, err := copies(ctx, name, n) // knows what to say
 		return nil, err
 	}
 	done := a.tellCopies(name, n)
@@ -96,7 +95,7 @@ func (a *app) copiesKeepingGoing(ctx context.Context, d sandbox.Templater, name 
 		places <- struct{}{}
 		tasks.Go(func() {
 			defer func() { <-places }()
-			list, err := d.ForkTemplate(ctx, name, 1)
+			list, err := copies(ctx, name, 1)
 			if err != nil {
 				results[i].Number = i
 				results[i].fail(err)

@@ -54,6 +54,10 @@ func (f *fakeTemplates) ForkTemplate(_ context.Context, name string, n int) ([]s
 	return list, nil
 }
 
+func (f *fakeTemplates) copies(ctx context.Context, name string, n int) ([]templateCopy, error) {
+	return localCopies(ctx, f, name, n)
+}
+
 type fakeCopy struct {
 	sandbox.Sandbox
 	of *fakeTemplates
@@ -91,7 +95,7 @@ func TestForkTemplateAllOrNone(t *testing.T) {
 	f := &fakeTemplates{}
 	var out, errs bytes.Buffer
 	a := &app{out: &out, err: &errs}
-	results, err := a.copiesAllOrNone(t.Context(), f, "py", 4, sandbox.Cmd{Args: []string{"odd"}}, maxForkOutput)
+	results, err := a.copiesAllOrNone(t.Context(), f.copies, "py", 4, sandbox.Cmd{Args: []string{"odd"}}, maxForkOutput)
 	if err != nil || len(results) != 4 || f.open != 0 || f.calls != 1 {
 		t.Fatalf("%+v, %v, %d open", results, err, f.open)
 	}
@@ -109,12 +113,12 @@ func TestForkTemplateAllOrNone(t *testing.T) {
 	if fail := (*failure)(nil); !errors.As(outcome(results[1:2]), &fail) || fail.code != exitFailed {
 		t.Errorf("%v", outcome(results[1:2]))
 	}
-	results, err = a.copiesAllOrNone(t.Context(), f, "py", 1, sandbox.Cmd{Args: []string{"much"}}, maxForkOutput)
+	results, err = a.copiesAllOrNone(t.Context(), f.copies, "py", 1, sandbox.Cmd{Args: []string{"much"}}, maxForkOutput)
 	if err != nil || len(results[0].Stdout) != maxForkOutput || !results[0].Truncated || outcome(results) != nil {
 		t.Errorf("%d bytes, %v, %v", len(results[0].Stdout), results[0].Truncated, err)
 	}
 	f.fails = func(int) error { return sandbox.ErrNoSpace }
-	if _, err := a.copiesAllOrNone(t.Context(), f, "py", 4, sandbox.Cmd{Args: []string{"odd"}}, 1); !errors.Is(err, sandbox.ErrNoSpace) {
+	if _, err := a.copiesAllOrNone(t.Context(), f.copies, "py", 4, sandbox.Cmd{Args: []string{"odd"}}, 1); !errors.Is(err, sandbox.ErrNoSpace) {
 		t.Errorf("%v", err)
 	}
 }
@@ -127,7 +131,7 @@ func TestForkTemplateKeepingGoing(t *testing.T) {
 		return nil
 	}}
 	a := &app{out: io.Discard, err: io.Discard}
-	results, err := a.copiesKeepingGoing(t.Context(), f, "py", 6, sandbox.Cmd{Args: []string{"x"}})
+	results, err := a.copiesKeepingGoing(t.Context(), f.copies, "py", 6, sandbox.Cmd{Args: []string{"x"}})
 	if err != nil || len(results) != 6 || f.open != 0 {
 		t.Fatalf("%+v, %v, %d open", results, err, f.open)
 	}
@@ -144,10 +148,10 @@ func TestForkTemplateKeepingGoing(t *testing.T) {
 		t.Errorf("%d failed, %v", bad, outcome(results))
 	}
 	f.fails = func(int) error { return sandbox.ErrNoSpace }
-	if _, err := a.copiesKeepingGoing(t.Context(), f, "py", 3, sandbox.Cmd{Args: []string{"x"}}); !errors.Is(err, sandbox.ErrNoSpace) {
+	if _, err := a.copiesKeepingGoing(t.Context(), f.copies, "py", 3, sandbox.Cmd{Args: []string{"x"}}); !errors.Is(err, sandbox.ErrNoSpace) {
 		t.Errorf("none: %v", err)
 	}
-	if _, err := a.copiesKeepingGoing(t.Context(), f, "py", 0, sandbox.Cmd{Args: []string{"x"}}); !errors.Is(err, sandbox.ErrInvalid) {
+	if _, err := a.copiesKeepingGoing(t.Context(), f.copies, "py", 0, sandbox.Cmd{Args: []string{"x"}}); !errors.Is(err, sandbox.ErrInvalid) {
 		t.Errorf("no copies: %v", err)
 	}
 }
@@ -156,11 +160,11 @@ func TestForkTemplateKeepingGoing(t *testing.T) {
 func TestForkTemplateInterrupted(t *testing.T) {
 	for name, do := range map[string]func(context.Context, *app, *fakeTemplates) error{
 		"all or none": func(ctx context.Context, a *app, f *fakeTemplates) error {
-			_, err := a.copiesAllOrNone(ctx, f, "py", 3, sandbox.Cmd{Args: []string{"hang"}}, 1)
+			_, err := a.copiesAllOrNone(ctx, f.copies, "py", 3, sandbox.Cmd{Args: []string{"hang"}}, 1)
 			return err
 		},
 		"keeping going": func(ctx context.Context, a *app, f *fakeTemplates) error {
-			_, err := a.copiesKeepingGoing(ctx, f, "py", 30, sandbox.Cmd{Args: []string{"hang"}})
+			_, err := a.copiesKeepingGoing(ctx, f.copies, "py", 30, sandbox.Cmd{Args: []string{"hang"}})
 			return err
 		},
 	} {
@@ -195,7 +199,7 @@ func TestTemplateStages(t *testing.T) {
 	if want := []string{"boot ", "warm-up one", "warm-up two", "write ", "finish "}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if b, err := json.Marshal(madeTemplate{sandbox.Template{Name: "py"}, told.stages}); err != nil || !strings.Contains(string(b), `"name":"py"`) || !strings.Contains(string(b), `"stages":[{"stage":"boot"`) {
+	if b, err := json.Marshal(madeTemplate{runtime.TemplateInfo{Name: "py"}, told.stages}); err != nil || !strings.Contains(string(b), `"name":"py"`) || !strings.Contains(string(b), `"stages":[{"stage":"boot"`) {
 		t.Errorf("%s, %v", b, err)
 	}
 }

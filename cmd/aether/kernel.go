@@ -29,8 +29,9 @@ distribution, taken apart into an uncompressed kernel and a handful of modules.
 
 Guests get the one that "aether kernel ls" names as the default of their system.
 AETHER_KERNEL chooses another: by its version, the beginning of that or, with a slash, the
-path of a kernel. Where there is none, the first guest downloads Debian's. Kernels are kept in /var/lib/aether/kernels for root, else in the user's cache
-directory; AETHER_STATE=DIR puts them elsewhere.`,
+path of a kernel. Where there is none, the first guest downloads Debian's. Kernels are kept in
+/var/lib/aether/kernels for root, else in the user's cache directory; AETHER_STATE=DIR puts
+them elsewhere.`,
 		Args: commandArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

@@ -1,8 +1,7 @@
 package main
 
 import (
-	"context"
-	"errors"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,7 +22,9 @@ func newKill(a *app) *cobra.Command {
 processes and their descendants. A sandbox that is gone already is no error.
 
   aether kill SANDBOX
-  aether kill PROCESS --signal TERM` + needsServer,
+  aether kill PROCESS --signal TERM
+
+Of several, one that cannot be ended holds up no other.` + needsServer,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError("`aether ls` lists the sandboxes", "%s: name at least one", cmd.CommandPath())
@@ -31,23 +32,21 @@ processes and their descendants. A sandbox that is gone already is no error.
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.asking(func(c *client.Client) error { return killAll(cmd.Context(), c, args, signal) })
+			if i := slices.IndexFunc(args, func(id string) bool { return !strings.HasPrefix(id, processPrefix) }); i >= 0 && cmd.Flags().Changed("signal") {
+				return usageError("leave it out to kill the sandbox; `aether ls "+args[i]+"` lists its processes", "%s: --signal is for processes, and %s is none", cmd.CommandPath(), args[i])
+			}
+			return o.asking(func(c *client.Client) error {
+				return a.forEach(args, func(id string) error {
+					if !strings.HasPrefix(id, processPrefix) {
+						return c.Kill(cmd.Context(), id)
+					}
+					_, err := c.Signal(cmd.Context(), id, signal)
+					return err
+				})
+			})
 		},
 	}
 	o.register(cmd)
 	cmd.Flags().StringVarP(&signal, "signal", "s", "KILL", "`signal` for processes")
 	return cmd
-}
-
-func killAll(ctx context.Context, c *client.Client, ids []string, signal string) error {
-	var errs []error
-	for _, id := range ids {
-		if strings.HasPrefix(id, processPrefix) {
-			_, err := c.Signal(ctx, id, signal)
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, c.Kill(ctx, id))
-	}
-	return errors.Join(errs...)
 }

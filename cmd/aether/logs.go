@@ -13,20 +13,38 @@ import (
 
 func newLogs(a *app) *cobra.Command {
 	var o clientOptions
-	var follow, asJSON bool
+	var follow, asJSON, egress bool
 	cmd := &cobra.Command{
 		Use:   "logs [-f] PROCESS|SANDBOX [flags]",
-		Short: "Show what a background process has written",
+		Short: "Show what a background process has written, or where a sandbox was not let",
 		Long: `Show what a background process has written: its standard output there, its standard error
 here. Of a sandbox it is the process that was started last. 4 MiB of each stream are kept; of
 more, the middle is dropped, and that is said. With -f it goes on until the process ends;
 Ctrl-C ends the looking, not the process.
 
   pr=$(aether exec -d SANDBOX -- make all)
-  aether logs -f $pr` + needsServer,
+  aether logs -f $pr
+
+With --egress it shows where a sandbox wanted to and was not let, and what its secrets were used
+for: by destination, or by host, method and answer, how often, and when first and last. The
+number of entries is bounded, the latest stay; a copy begins with none. With -f each entry is a
+line, again when it changes, until the sandbox is gone. It is for systems whose network ends in
+aether (aethervm); others keep no record. "aether run --egress" shows the same at its end.
+
+  aether logs --egress SANDBOX
+  aether logs -f --egress SANDBOX --json` + needsServer,
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if egress && strings.HasPrefix(args[0], processPrefix) {
+				return usageError("give the ID of its sandbox; `aether ls` lists them", "%s is a process, and a network is its sandbox's", args[0])
+			}
 			return o.asking(func(c *client.Client) error {
+				switch {
+				case egress && follow:
+					return a.followEgress(cmd.Context(), c, args[0], asJSON)
+				case egress:
+					return a.egressLog(cmd.Context(), c, args[0], asJSON)
+				}
 				id, err := processOf(cmd.Context(), c, args[0])
 				if err != nil {
 					return err
@@ -40,7 +58,8 @@ Ctrl-C ends the looking, not the process.
 		},
 	}
 	o.register(cmd)
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the process ends")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the process ends, or the sandbox")
+	cmd.Flags().BoolVar(&egress, "egress", false, "show what the sandbox's network refused, and what its secrets were used for")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -66,7 +85,7 @@ func (a *app) noteSkipped(s rest.Skipped) { a.notice("%d bytes of %s are not kep
 func (a *app) logs(ctx context.Context, c *client.Client, id string, asJSON bool) error {
 	var stdout, stderr int64
 	var whole struct {
-		rest.Process
+		runtime.ProcessInfo
 		Stdout string `json:"stdout"`
 		Stderr string `json:"stderr"`
 	}

@@ -25,7 +25,18 @@ are of no other in the order of their creation. Or list the background processes
 
   aether ps
   aether ls SANDBOX
-  aether ls -q | xargs -r aether kill` + needsServer,
+  aether ls -q | xargs -r aether kill
+
+Columns of sandboxes:
+  memory     that it may use, in MiB
+  processes  background processes that run
+  ends in    when it will be killed if nothing happens: idle for too long, or at the end of --ttl;
+             empty if never
+  from       the sandbox or snapshot that it is a copy of
+
+Columns of processes:
+  state           running, how it ended ("exit 0", a signal, "timed out"), or why it could not go on
+  stdout, stderr  bytes written so far` + needsServer,
 		Args: takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.asking(func(c *client.Client) error {
@@ -51,7 +62,7 @@ func (a *app) listSandboxes(ctx context.Context, c *client.Client, asJSON, quiet
 	if asJSON {
 		return a.printJSON(map[string]any{"sandboxes": list})
 	}
-	t := table{head: []string{"SANDBOX", "SYSTEM", "STATE", "IMAGE", "MIB", "AGE", "PROCESSES", "ENDS IN", "FROM", "SESSION"}, right: map[int]bool{4: true, 6: true}}
+	t := table{head: []string{"sandbox", "system", "state", "image", "memory", "age", "processes", "ends in", "from", "session"}, right: map[int]bool{4: true, 6: true}}
 	rows := asTrees(list)
 	if flat || quiet {
 		rows = asList(list)
@@ -84,7 +95,7 @@ func (a *app) listProcesses(ctx context.Context, c *client.Client, sandboxID str
 	if asJSON {
 		return a.printJSON(map[string]any{"processes": list})
 	}
-	t := table{head: []string{"PROCESS", "STATE", "AGE", "STDOUT", "STDERR", "COMMAND"}, right: map[int]bool{3: true, 4: true}}
+	t := table{head: []string{"process", "state", "age", "stdout", "stderr", "command"}, right: map[int]bool{3: true, 4: true}}
 	for _, p := range list {
 		if quiet {
 			if err := a.printf("%s\n", p.ID); err != nil {

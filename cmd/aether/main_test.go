@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,8 +157,12 @@ func TestDiagnose(t *testing.T) {
 		{signalError{signal: syscall.SIGTERM}, 143, 143, "interrupted", ""},
 		{signalError{signal: syscall.SIGINT}, 130, 130, "interrupted", ""},
 		{fmt.Errorf("write |1: %w", syscall.EPIPE), 141, 141, "failed", ""},
+		{fmt.Errorf("ask the engine: %w", &net.OpError{Op: "write", Net: "unix", Err: syscall.EPIPE}), 1, 125, "failed", "ask the engine: write unix: broken pipe"},
 		{exitWith(7), 7, 7, "exit", ""},
 		{usageError("so", "no"), 2, 125, "usage", "no"},
+		{outcome([]copyResult{{Code: 3}, {}}), 5, 5, "partly", "1 of 2 copies failed: : the program ended: exit 3"},
+		{outcome([]copyResult{{Signal: 9}}), 1, 1, "failed", ""},
+		{&failure{code: exitTimeout, kind: "failed", message: "the lab was ended after 1s"}, 124, 124, "failed", ""},
 	} {
 		f := diagnose(c.err)
 		if f.code != c.code || f.kind != c.kind {

@@ -121,11 +121,13 @@ func (a *app) openRuntime(ctx context.Context, o runtimeOptions, stateDir string
 		StateDir: stateDir, Drivers: f.drivers, Images: runtime.StoreImages(store), DefaultImage: o.image, System: o.vm,
 		Limits: runtime.Limits{OutputShown: outputShown}, Capabilities: o.capabilities(), Egress: egress, Secrets: o.secrets,
 		Pool: runtime.PoolConfig{Sandboxes: o.ready}, Log: a.logger(),
+		HostTemplates: stateDir == "", // whoever runs a server is not who asks it
 	})
 	if err != nil {
 		f.close(&err)
-		return nil, nil, err
+		return nil, nil, fromRuntime(err)
 	}
+	a.tellRecovered(rt.Recovered())
 	return rt, func(err *error) {
 		if closeErr := rt.Close(); closeErr != nil && *err == nil {
 			*err = failed(closeErr, "run `aether sweep`", "close the sandboxes: %v", closeErr)

@@ -15,6 +15,7 @@ import (
 type newOptions struct {
 	clientOptions
 	network      networkOptions
+	template     string
 	vm, image    string
 	memory, cpus int
 	env, labels  []string
@@ -32,7 +33,7 @@ func newNew(a *app) *cobra.Command {
 		Long: `Create a sandbox and print its ID. It stays until it is killed, until --ttl, or until
 nothing was done in it for 30 minutes (--idle).
 
-  sb=$(aether new --mem 512)
+  sb=$(aether new --memory 512)
   aether exec $sb -- python3 -c 'print(6*7)'
   aether cp report.csv $sb:/tmp/
   aether kill $sb` + needsServer,
@@ -43,9 +44,10 @@ nothing was done in it for 30 minutes (--idle).
 	o.network.register(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&o.vm, "vm", "", "`system` to make it with, or \"auto\" (default: what the server was started with)")
+	flags.StringVar(&o.template, "template", "", "make a copy of this `template` of the server, by name or ID; it says what system, image, size and network are")
 	flags.StringVar(&o.image, "image", "", "`image`, by name or digest (default: what the server was started with)")
-	flags.IntVar(&o.memory, "mem", 0, "memory in `MiB` (default 256)")
-	flags.IntVar(&o.cpus, "cpus", 0, "virtual CPUs (default 1)")
+	flags.IntVar(&o.memory, "memory", 0, "memory in `MiB` (default 256)")
+	flags.IntVar(&o.cpus, "vcpus", 0, "virtual CPUs (default 1)")
 	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment of every program, `KEY=VALUE`; KEY alone takes the caller's value (repeatable)")
 	flags.StringArrayVar(&o.secrets, "secret", nil, "use a credential that the server has, and not see it: its `ID`; ID,fork for forks too (repeatable)")
 	flags.StringArrayVar(&o.labels, "label", nil, "a label of your own, `KEY=VALUE` (repeatable)")
@@ -78,7 +80,7 @@ func (a *app) create(ctx context.Context, o newOptions) error {
 		idle.KillS = -1
 	}
 	return o.asking(func(c *client.Client) error {
-		sb, err := c.Create(ctx, rest.Spec{System: o.vm, Image: o.image, VCPUs: o.cpus, MemoryMiB: o.memory, Network: sandbox.Network(o.network.net),
+		sb, err := c.Create(ctx, rest.Spec{Template: o.template, System: o.vm, Image: o.image, VCPUs: o.cpus, MemoryMiB: o.memory, Network: sandbox.Network(o.network.net),
 			Egress: o.network.allow, Secrets: secrets, Env: callersEnv(o.env), TTLS: o.ttl.Seconds(), Idle: idle, Labels: labels}, o.key)
 		if err != nil {
 			return err

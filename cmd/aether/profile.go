@@ -25,18 +25,19 @@ Columns:
   weight  its share of the axis
   kind    measured (by aether), published (by others, on their hardware) or
           judged (read off a document by a stated rule)
-  date    of the source`,
+  date    of the source
+  source  number of the line below that says what was measured, how, and by whom`,
 		Args:              takes(1, 1),
 		ValidArgsFunction: completeSystemArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := profileOf(args[0], measured)
+			profiles, err := a.profilesOf(args, measured)
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return a.printJSON(p)
+				return a.printJSON(profiles[0])
 			}
-			return vms.WriteProfile(a.out, p)
+			return vms.WriteProfile(a.out, profiles[0])
 		},
 	}
 	measuredFlag(cmd, &measured)

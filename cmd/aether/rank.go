@@ -49,7 +49,7 @@ Weights:
 			if err != nil {
 				return unknownName(err)
 			}
-			profiles, err := profiles(measured)
+			profiles, err := a.profiles(measured)
 			if err != nil {
 				return err
 			}
@@ -91,7 +91,7 @@ func measuredFlag(cmd *cobra.Command, dir *string) {
 // profiles returns a profile of each system, from what the results in dir measured of it and from
 // what is published of the rest: other systems, and axes that were not asked for. An empty dir is
 // none.
-func profiles(dir string) ([]vms.Profile, error) {
+func (a *app) profiles(dir string) ([]vms.Profile, error) {
 	all := vms.Profiles()
 	if dir == "" {
 		return all, nil
@@ -99,6 +99,9 @@ func profiles(dir string) ([]vms.Profile, error) {
 	r, err := loadResults(dir)
 	if err != nil {
 		return nil, err
+	}
+	if !r.Complete {
+		a.notice("the bench in %s has not come to its end; what it has not measured yet is unknown, which scores 0", dir)
 	}
 	for _, measured := range r.Profiles() {
 		i := slices.IndexFunc(all, func(p vms.Profile) bool { return p.VM == measured.VM })
@@ -116,22 +119,27 @@ func profiles(dir string) ([]vms.Profile, error) {
 	return all, nil
 }
 
-// profileOf is the profile of one system, by any of its names.
-func profileOf(name, dir string) (vms.Profile, error) {
-	vm, err := vms.Parse(name)
-	if err != nil {
-		return vms.Profile{}, unknownName(err)
-	}
-	all, err := profiles(dir)
-	if err != nil {
-		return vms.Profile{}, err
-	}
-	for _, p := range all {
-		if p.VM == vm {
-			return p, nil
+// profilesOf are the profiles of systems, each by any of its names.
+func (a *app) profilesOf(names []string, dir string) ([]vms.Profile, error) {
+	systems := make([]vms.VM, len(names))
+	for i, name := range names {
+		var err error
+		if systems[i], err = vms.Parse(name); err != nil {
+			return nil, unknownName(err)
 		}
 	}
-	return vm.Profile(), nil
+	all, err := a.profiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	asked := make([]vms.Profile, len(systems))
+	for i, vm := range systems {
+		asked[i] = vm.Profile()
+		if at := slices.IndexFunc(all, func(p vms.Profile) bool { return p.VM == vm }); at >= 0 {
+			asked[i] = all[at]
+		}
+	}
+	return asked, nil
 }
 
 func loadResults(dir string) (*bench.Results, error) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -18,6 +17,7 @@ type runOptions struct {
 	vm           string
 	memory, cpus int
 	secrets      []string
+	egress       bool
 }
 
 func newRun(a *app) *cobra.Command {
@@ -31,7 +31,7 @@ input, output and error are the program's, and its exit code is passed on (see "
 help exit-codes"). Without a terminal, Ctrl-C ends the program and removes the sandbox.
 
   aether run -- python3 -c 'print(6*7)'
-  aether run -v --vm auto --mem 512 -- uname -a
+  aether run -v --vm auto --memory 512 -- uname -a
   echo hello | aether run --vm gvisor --timeout 10s -- tr a-z A-Z
   aether run -- bash
 
@@ -53,10 +53,11 @@ that can do what is asked for; -v says which one it was, and why.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.vm, "vm", "auto", "`system` to run it in, or \"auto\"")
-	flags.IntVar(&o.memory, "mem", sandbox.DefaultMemoryMiB, "memory in `MiB`")
-	flags.IntVar(&o.cpus, "cpus", sandbox.DefaultVCPUs, "virtual CPUs")
+	flags.IntVar(&o.memory, "memory", sandbox.DefaultMemoryMiB, "memory in `MiB`")
+	flags.IntVar(&o.cpus, "vcpus", sandbox.DefaultVCPUs, "virtual CPUs")
 	flags.StringVar(&o.dockerRuntime, "docker-runtime", "", "runtime of the Docker engine (\"kata\", \"runsc\"), with Docker")
 	flags.StringArrayVar(&o.secrets, "secret", nil, "a credential for one host, which the program does not see: `"+secretSyntax+"` (repeatable)")
+	flags.BoolVar(&o.egress, "egress", false, "say at the end, on standard error, what the network refused, and what secrets were used for")
 	o.register(cmd)
 	completeSystems(cmd, "vm")
 	return cmd
@@ -115,6 +116,9 @@ func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err err
 		Stdin: a.in, Stdout: a.out, Stderr: a.err, Terminal: seat.runtime(),
 	})
 	seat.leave()
+	if o.egress {
+		a.tellEgress(context.WithoutCancel(ctx), s, box.ID)
+	}
 	if err != nil {
 		return fromRuntime(err)
 	}
@@ -136,8 +140,19 @@ func (o runOptions) spec() runtime.SandboxSpec {
 	}
 }
 
-// tellRecovered says what was removed of dead processes.
+// tellRecovered says what was removed of dead processes, and what went with it.
 func (a *app) tellRecovered(found runtime.Recovery) {
+	const most = 10
+	for i, o := range found.Orphans {
+		if i == most {
+			a.notice("and %s", count(len(found.Orphans)-most, "more sandbox", "more sandboxes"))
+			break
+		}
+		a.notice("sandbox %s is gone with the process that had it", o.Sandbox)
+	}
+	for _, id := range found.Lost {
+		a.notice("%s is lost: it was not finished, or its files are gone", id)
+	}
 	for system, n := range found.Swept {
 		a.notice("removed what a dead process left: %s of %s", count(n, "sandbox", "sandboxes"), system)
 	}
@@ -154,10 +169,13 @@ func isExit(err error) bool {
 // fromRuntime gives an error of the runtime its exit code.
 func fromRuntime(err error) error {
 	e, ok := errors.AsType[*runtime.Error](err)
-	if !ok || errors.Is(err, syscall.EPIPE) || e.Code == runtime.CodeCancelled {
+	if !ok || outputGone(err) || e.Code == runtime.CodeCancelled {
 		return err
 	}
 	f := &failure{code: exitFailed, kind: "failed", message: e.Op + ": " + e.Cause, remedy: e.Remedy, err: err}
+	if remedy := remedyOfFiles(err); remedy != "" { // whatever could not be written, that is what to do first
+		f.remedy = remedy
+	}
 	switch e.Code {
 	case runtime.CodeInvalid:
 		f.code, f.kind = exitUsage, "usage"

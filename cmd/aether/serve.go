@@ -176,6 +176,7 @@ func (a *app) sharedHandlers(rt *runtime.Runtime, o serveOptions, operator strin
 	mux.Handle("/mcp", mcp.Handler(mcp.HTTPConfig{Version: version, Runtime: rt, NoAuth: o.noAuth, Log: a.logger()}))
 	mux.Handle("/metrics", metrics.Handler(metrics.Config{Version: version, Runtime: rt, Token: operator, NoAuth: o.noAuth, Log: a.logger()}))
 	mux.Handle(console.Path, console.Handler())
+	mux.Handle("GET /{$}", http.RedirectHandler(console.Path, http.StatusFound)) // whoever opens the address in a browser
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if rt.Status().Draining {

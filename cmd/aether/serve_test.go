@@ -113,7 +113,7 @@ func TestServe(t *testing.T) {
 			method, path, token string
 			want                int
 		}{
-			{"GET", "/healthz", "", 200}, {"GET", "/readyz", "", 200}, {"GET", "/", "", 404},
+			{"GET", "/healthz", "", 200}, {"GET", "/readyz", "", 200}, {"GET", "/", "", 200}, {"GET", "/other", "", 404},
 			{"POST", "/mcp", "", 401}, {"POST", "/mcp", "no" + token, 401}, {"POST", "/mcp", token, 200},
 			{"GET", "/v1", "", 200}, {"GET", "/v1/whoami", "", 401}, {"GET", "/v1/whoami", token, 200}, {"GET", "/v1/tenants", token, 404},
 			{"GET", "/console/", "", 200}, {"GET", "/metrics", "", 401}, {"GET", "/metrics", token, 401},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -41,7 +42,7 @@ back to a snapshot of it. Snapshots are the tenant's and stay until they are rem
 		},
 	}
 	o.register(cmd)
-	for _, sub := range []*cobra.Command{newSnapshotSave(a), newSnapshotRestore(a), newSnapshotRollback(a), newSnapshotList(a), newSnapshotRemove()} {
+	for _, sub := range []*cobra.Command{newSnapshotSave(a), newSnapshotRestore(a), newSnapshotRollback(a), newSnapshotList(a), newSnapshotRemove(a)} {
 		sub.DisableFlagsInUseLine = true
 		cmd.AddCommand(sub)
 	}
@@ -165,7 +166,7 @@ forth: the snapshots stay.
 	return cmd
 }
 
-// checkpoint finds the snapshot that a rollback names: an ID, or the last one of the sandbox that has the name.
+// checkpoint finds the snapshot that a rollback or a comparison names: an ID, or the last one of the sandbox that has the name.
 func checkpoint(ctx context.Context, c *client.Client, sandboxID, name string) (string, error) {
 	if runtime.IsSnapshotID(name) {
 		return name, nil
@@ -194,7 +195,13 @@ func newSnapshotList(a *app) *cobra.Command {
 sandbox.
 
   aether snapshot ls --json
-  aether snapshot ls --of SANDBOX`,
+  aether snapshot ls --of SANDBOX
+
+Columns:
+  name  as given; several may have the same
+  kind  full: with memory and what runs; files: with files only
+  size  on disk in MiB
+  of    the sandbox that was saved`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.asking(func(c *client.Client) error {
@@ -208,7 +215,7 @@ sandbox.
 				if asJSON {
 					return a.printJSON(map[string]any{"snapshots": list})
 				}
-				t := table{head: []string{"SNAPSHOT", "NAME", "SYSTEM", "KIND", "IMAGE", "MIB", "AGE", "OF"}, right: map[int]bool{5: true}}
+				t := table{head: []string{"snapshot", "name", "system", "kind", "image", "size", "age", "of"}, right: map[int]bool{5: true}}
 				for _, s := range list {
 					t.add(s.ID, s.Name, s.System, string(s.Kind), s.Image, strconv.FormatInt(s.Bytes>>20, 10), age(s.Created), s.Sandbox)
 				}
@@ -222,17 +229,21 @@ sandbox.
 	return cmd
 }
 
-func newSnapshotRemove() *cobra.Command {
+func newSnapshotRemove(a *app) *cobra.Command {
 	var o clientOptions
 	cmd := &cobra.Command{
-		Use:   "rm SNAPSHOT [flags]",
-		Short: "Remove a snapshot; sandboxes that were restored from it live on",
-		Long: `Remove a snapshot, and free what it takes. Sandboxes that were restored from it live on.
+		Use:     "rm SNAPSHOT... [flags]",
+		Aliases: []string{"remove"},
+		Short:   "Remove snapshots; sandboxes that were restored from them live on",
+		Long: `Remove snapshots, by their IDs, and free what they take. Sandboxes that were restored from one
+live on. Of several, one that cannot be removed holds up no other.
 
   aether snapshot rm SNAPSHOT`,
-		Args: takes(1, 1),
+		Args: takes(1, math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.asking(func(c *client.Client) error { return c.RemoveSnapshot(cmd.Context(), args[0]) })
+			return o.asking(func(c *client.Client) error {
+				return a.forEach(args, func(id string) error { return c.RemoveSnapshot(cmd.Context(), id) })
+			})
 		},
 	}
 	o.register(cmd)

@@ -31,7 +31,7 @@ type copyResult struct {
 }
 
 // runCopy runs the program in copy i and closes the sandbox. It keeps so many bytes of each stream.
-func runCopy(ctx context.Context, i int, c sandbox.Sandbox, command sandbox.Cmd, limit int) copyResult {
+func runCopy(ctx context.Context, i int, c templateCopy, command sandbox.Cmd, limit int) copyResult {
 	out, errOut := head.New(limit), head.New(limit)
 	command.Stdout, command.Stderr = out, errOut
 	command.Env = append(command.Env[:len(command.Env):len(command.Env)], "AETHER_FORK="+strconv.Itoa(i))
@@ -57,7 +57,7 @@ func (r copyResult) failure() error {
 	case r.err != nil:
 		return r.err
 	case r.Code != 0 || r.Signal != 0 || r.TimedOut:
-		return fmt.Errorf("%s: the program ended with exit code %d, signal %d, timed out: %v", r.Sandbox, r.Code, r.Signal, r.TimedOut)
+		return fmt.Errorf("%s: the program ended: %s", r.Sandbox, r.end())
 	}
 	return nil
 }
@@ -91,7 +91,7 @@ func (r copyResult) lastWords() string {
 // printCopies prints what the programs have written, each below its number.
 func (a *app) printCopies(results []copyResult) error {
 	for _, r := range results {
-		if err := a.printf("== %d %s\n", r.Number+1, r.Sandbox); err != nil {
+		if err := a.printf("== %d %s\n", r.Number, r.Sandbox); err != nil {
 			return err
 		}
 		if _, err := io.WriteString(a.out, a.shown(r.Stdout)); err != nil {
@@ -109,7 +109,7 @@ func (a *app) printCopies(results []copyResult) error {
 // tableOfCopies prints a line for each copy, with the end of what its program has written.
 func (a *app) tableOfCopies(results []copyResult) error {
 	const widest = 60
-	t := table{head: []string{"COPY", "SANDBOX", "RESULT", "MS", "OUTPUT"}, right: map[int]bool{0: true, 3: true}}
+	t := table{head: []string{"copy", "sandbox", "result", "ms", "output"}, right: map[int]bool{0: true, 3: true}}
 	for _, r := range results {
 		said := []rune(oneLine(r.lastWords()))
 		if len(said) > widest {
@@ -132,7 +132,7 @@ func outcome(results []copyResult) error {
 	case len(errs) == 0:
 		return nil
 	case len(errs) < len(results):
-		return &failure{code: exitPartly, kind: "partly", message: fmt.Sprintf("%d of %d copies failed: %v", len(errs), len(results), errs[0]), err: errors.Join(errs...)}
+		return &failure{copies: true, code: exitPartly, kind: "partly", message: fmt.Sprintf("%d of %d copies failed: %v", len(errs), len(results), errs[0]), err: errors.Join(errs...)}
 	}
-	return &failure{code: exitFailed, kind: "failed", message: fmt.Sprintf("all of %d copies failed: %v", len(results), errs[0]), err: errors.Join(errs...)}
+	return &failure{copies: true, code: exitFailed, kind: "failed", message: fmt.Sprintf("all of %d copies failed: %v", len(results), errs[0]), err: errors.Join(errs...)}
 }

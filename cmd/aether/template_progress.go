@@ -10,12 +10,6 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-// madeTemplate is a template, and how long each stage of its making has taken.
-type madeTemplate struct {
-	sandbox.Template
-	Stages []stageTook `json:"stages"`
-}
-
 type stageTook struct {
 	Stage sandbox.TemplateStage `json:"stage"`
 	// Command is the warm-up's, where the stage is that.

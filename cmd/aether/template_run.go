@@ -11,6 +11,7 @@ import (
 )
 
 type templateRunOptions struct {
+	templateWhere
 	n       int
 	env     []string
 	dir     string
@@ -30,7 +31,7 @@ what each has written comes in one piece, below its number, and --json gives all
 data.
 
   aether template run py -- python3 -c 'print(6*7)'
-  aether template run -n 10 --json py -- head -c 16 /dev/urandom`,
+  aether template run -n 10 --json py -- head -c 16 /dev/urandom` + whereTemplates,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return usageError("`"+cmd.CommandPath()+" NAME -- true`", "%s: the template or the command to run is missing", cmd.CommandPath())
@@ -48,6 +49,7 @@ data.
 			return a.runTemplate(cmd.Context(), args[0], program, o)
 		},
 	}
+	o.register(cmd)
 	flags := cmd.Flags()
 	flags.SetInterspersed(false)
 	flags.IntVarP(&o.n, "copies", "n", 1, "how many sandboxes")
@@ -58,40 +60,35 @@ data.
 	return cmd
 }
 
-func (a *app) runTemplate(ctx context.Context, name string, args []string, o templateRunOptions) (err error) {
+func (a *app) runTemplate(ctx context.Context, name string, args []string, o templateRunOptions) error {
 	command := sandbox.Cmd{Args: args, Env: callersEnv(o.env), Dir: o.dir, Timeout: o.timeout}
 	if err := command.Check(); err != nil {
 		return err
 	}
-	f := a.openFleet("")
-	defer f.close(&err)
-	d, err := f.templater()
-	if err != nil {
-		return err
-	}
-	a.sweepFirst(ctx, f)
-	if o.n == 1 && !o.asJSON {
-		copies, err := d.ForkTemplate(ctx, name, 1)
+	return a.withTemplates(ctx, o.templateWhere, func(host templateHost) error {
+		if o.n == 1 && !o.asJSON {
+			copies, err := host.copies(ctx, name, 1)
+			if err != nil {
+				return err
+			}
+			command.Stdin, command.Stdout, command.Stderr = a.in, a.out, a.err
+			exit, err := copies[0].Exec(ctx, command)
+			if err := errors.Join(err, copies[0].Close()); err != nil {
+				return err
+			}
+			return passOn(exit)
+		}
+		results, err := a.copiesAllOrNone(ctx, host.copies, name, o.n, command, maxCopyOutput)
 		if err != nil {
 			return err
 		}
-		command.Stdin, command.Stdout, command.Stderr = a.in, a.out, a.err
-		exit, err := copies[0].Exec(ctx, command)
-		if err := errors.Join(err, copies[0].Close()); err != nil {
-			return err
+		if o.asJSON {
+			err = a.printJSON(results)
+		} else {
+			err = a.printCopies(results)
 		}
-		return passOn(exit)
-	}
-	results, err := a.copiesAllOrNone(ctx, d, name, o.n, command, maxCopyOutput)
-	if err != nil {
-		return err
-	}
-	if o.asJSON {
-		err = a.printJSON(results)
-	} else {
-		err = a.printCopies(results)
-	}
-	return errors.Join(err, outcome(results))
+		return errors.Join(err, outcome(results))
+	})
 }
 
 // maxCopyOutput is how much is kept of what a program of many writes to each of its streams, in bytes.

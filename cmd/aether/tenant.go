@@ -128,14 +128,19 @@ type tenants interface {
 
 // onTenants runs f on the server of this host or, if none runs, on the state directory.
 func (a *app) onTenants(ctx context.Context, state string, f func(tenants) error) (err error) {
-	c, err := clientOptions{}.connect()
+	var o clientOptions
+	if address, _ := o.named(); address != "" && !strings.HasPrefix(address, "unix:") {
+		return usageError("run it on the server's host, without "+envServer,
+			"%s is %s, but tenants are kept over the socket of a server's owner only", envServer, address)
+	}
+	c, err := o.connect()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	if state == "" {
 		if _, err := c.Whoami(ctx); err == nil || !client.Unreachable(err) {
-			return fromServer(f(c))
+			return o.fromServer(f(c))
 		}
 		if state, err = serveState(); err != nil {
 			return err
@@ -266,7 +271,11 @@ func newTenantList(a *app) *cobra.Command {
 		Short: "List the tenants",
 		Long: `List the tenants, with what each may do and its budget.
 
-  aether tenant ls --json`,
+  aether tenant ls --json
+
+Columns:
+  capabilities  what its sessions may do: read, exec, fork, network
+  budget        what all its sandboxes together may use ("aether tenant add --help")`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.onTenants(cmd.Context(), state, func(t tenants) error {
@@ -277,7 +286,7 @@ func newTenantList(a *app) *cobra.Command {
 				if asJSON {
 					return a.printJSON(map[string]any{"tenants": list})
 				}
-				shown := table{head: []string{"TENANT", "CAPABILITIES", "BUDGET", "CREATED"}}
+				shown := table{head: []string{"tenant", "capabilities", "budget", "created"}}
 				for _, tenant := range list {
 					var can []string
 					for _, c := range tenant.Capabilities {

@@ -230,7 +230,7 @@ func testTerminals(t *testing.T, sb string) {
 	if code != 9 || !strings.HasPrefix(screen, "33 101\r\n") {
 		t.Errorf("exec: %d, %q", code, screen)
 	}
-	code, screen = use(func(*person) {}, "exec", "-T", sb, "--", "sh", "-c", "test -t 1 || echo none")
+	code, screen = use(func(p *person) { p.types(t, "none\r\n", "") }, "exec", "-T", sb, "--", "sh", "-c", "test -t 1 || echo none")
 	if code != 0 || screen != "none\r\n" {
 		t.Errorf("exec -T: %d, %q", code, screen)
 	}
@@ -251,7 +251,7 @@ func testTerminals(t *testing.T, sb string) {
 	if code != 7 {
 		t.Errorf("attach again: %d, %q", code, screen)
 	}
-	if code, screen = use(func(*person) {}, "attach", "--detach-keys", "x-y", process); code != 2 {
+	if code, screen = use(func(*person) {}, "attach", "--detach-keys", "x-y", process); code != exitOwnFailure {
 		t.Errorf("bad keys: %d, %q", code, screen)
 	}
 }

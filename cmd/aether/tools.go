@@ -32,5 +32,6 @@ programs that talk to a model themselves and pass on its calls to aether.
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", format, "`format`: "+strings.Join(mcp.Formats(), ", "))
+	complete(cmd, "format", mcp.Formats())
 	return cmd
 }

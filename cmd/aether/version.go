@@ -30,16 +30,20 @@ func newVersion(a *app) *cobra.Command {
   aether version --json`,
 		Args: takes(0, 0),
 		RunE: func(*cobra.Command, []string) error {
-			v := currentVersion()
 			if asJSON {
-				return a.printJSON(v)
+				return a.printJSON(currentVersion())
 			}
-			line := "aether " + v.String() + " " + v.Go + " " + v.OS + "/" + v.Arch + "\n"
-			return a.printf("%s", line)
+			return a.printf("%s\n", versionLine())
 		},
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// versionLine is what `aether version` and `aether --version` print.
+func versionLine() string {
+	v := currentVersion()
+	return "aether " + v.String() + " " + v.Go + " " + v.OS + "/" + v.Arch
 }
 
 func currentVersion() versionInfo {
