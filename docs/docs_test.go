@@ -10,14 +10,10 @@ import (
 	"testing"
 )
 
-// TestSpecificationNamesRealTests looks up every test that the specification rests on.
-func TestSpecificationNamesRealTests(t *testing.T) {
-	spec, err := os.ReadFile("SPECIFICATION.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestPagesNameRealTests looks up every test that a page rests on, the specification above all.
+func TestPagesNameRealTests(t *testing.T) {
 	var code strings.Builder
-	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") && !strings.Contains(path, "sandboxtest") {
 			return err
 		}
@@ -28,22 +24,36 @@ func TestSpecificationNamesRealTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+|\bS(?:/\w+)+`).FindAllString(string(spec), -1)
-	if len(names) < 30 {
-		t.Fatalf("only %d names of tests found", len(names))
+	pages, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, name := range names {
-		// A test is a function; a subtest of the suite is the last element, as a string.
-		wanted := []string{"func " + name + "("}
-		if rest, ok := strings.CutPrefix(name, "S/"); ok {
-			wanted = nil
-			for elem := range strings.SplitSeq(rest, "/") {
-				wanted = append(wanted, `"`+elem+`"`)
-			}
+	// A name that ends in dots is the beginning of several.
+	name := regexp.MustCompile(`\b((?:Test|Fuzz)[A-Z]\w+)(\.\.\.)?|\b(S(?:/\w+)+)`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, w := range wanted {
-			if !strings.Contains(code.String(), w) {
-				t.Errorf("SPECIFICATION.md names %s, but there is no %s", name, w)
+		names := name.FindAllStringSubmatch(string(text), -1)
+		if page == "SPECIFICATION.md" && len(names) < 30 {
+			t.Fatalf("only %d names of tests found", len(names))
+		}
+		for _, m := range names {
+			wanted := []string{"func " + m[1] + "("}
+			switch {
+			case m[3] != "": // a subtest of the suite is the last element, as a string
+				wanted = nil
+				for elem := range strings.SplitSeq(strings.TrimPrefix(m[3], "S/"), "/") {
+					wanted = append(wanted, `"`+elem+`"`)
+				}
+			case m[2] != "":
+				wanted = []string{"func " + m[1]}
+			}
+			for _, w := range wanted {
+				if !strings.Contains(code.String(), w) {
+					t.Errorf("%s names %s, but there is no %s", page, m[0], w)
+				}
 			}
 		}
 	}
