@@ -14,18 +14,7 @@ import (
 // spliced passes on between an owner and a program of a guest until both have ended, which closes done.
 func spliced(t *testing.T) (owner, program *net.UnixConn, done <-chan struct{}) {
 	t.Helper()
-	owner, hostEnd, err := streamPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := syscall.Dup(int(hostEnd.Fd()))
-	if err := errors.Join(err, hostEnd.Close()); err != nil {
-		t.Fatal(err)
-	}
-	host, err := newStream(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	host, owner := handedOver(t)
 	program, guestFile, err := streamPair()
 	if err != nil {
 		t.Fatal(err)

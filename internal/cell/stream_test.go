@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"syscall"
 	"testing"
 	"time"
 )
 
 // handedOver is a stream, and its other end.
-func handedOver(t *testing.T) (*stream, io.ReadWriteCloser) {
+func handedOver(t *testing.T) (*stream, *net.UnixConn) {
 	t.Helper()
 	owner, hostEnd, err := streamPair()
 	if err != nil {
@@ -75,18 +76,7 @@ func (d delivering) Deliver(try func([][]byte) int) { d.try <- try }
 // What a guest's end can deliver goes to the owner with nothing between.
 func TestSpliceDelivers(t *testing.T) {
 	host, owner := handedOver(t)
-	program, guestFile, err := streamPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := syscall.Dup(int(guestFile.Fd()))
-	if err := errors.Join(err, guestFile.Close()); err != nil {
-		t.Fatal(err)
-	}
-	end, err := newStream(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	end, program := handedOver(t)
 	guest := delivering{end, make(chan func([][]byte) int, 1)}
 	done := make(chan struct{})
 	go func() {
