@@ -32,11 +32,11 @@ func (a *app) egressLog(ctx context.Context, c *client.Client, id string, asJSON
 
 // writeEgress writes a record as tables, and notes where there is nothing to be in one.
 func (a *app) writeEgress(w io.Writer, log sandbox.EgressLog) error {
-	refused := table{head: []string{"PROTOCOL", "DESTINATION", "REFUSED", "FIRST AGO", "LAST AGO"}, right: map[int]bool{2: true}}
+	refused := table{head: []string{"protocol", "destination", "refused", "first ago", "last ago"}, right: map[int]bool{2: true}}
 	for _, f := range log.Refused {
 		refused.add(f.Protocol, destination(f), strconv.FormatInt(f.Count, 10), age(f.First), age(f.Last))
 	}
-	uses := table{head: []string{"SECRET", "HOST", "METHOD", "REQUESTS", "FIRST AGO", "LAST AGO", "RESULT"}, right: map[int]bool{3: true}}
+	uses := table{head: []string{"secret", "host", "method", "requests", "first ago", "last ago", "result"}, right: map[int]bool{3: true}}
 	for _, u := range log.Credentials {
 		uses.add(u.Secret, u.Host, u.Method, strconv.FormatInt(u.Count, 10), age(u.First), age(u.Last), useOutcome(u))
 	}

@@ -43,7 +43,7 @@ func TestLogsEgress(t *testing.T) {
 	all := sandbox.EgressLog{Refused: []sandbox.RefusedFlow{web, name}, Omitted: 5, Credentials: []sandbox.CredentialUse{used, denied}}
 
 	out, errs := runCommand(t, 0, "", "logs", "--egress", "sbx", "--server", egressServer(t, all))
-	for _, want := range []string{"PROTOCOL", "tcp", "203.0.113.9:443", "evil.example", "SECRET", "api.github.com", "200", "refused: it is no request"} {
+	for _, want := range []string{"protocol", "tcp", "203.0.113.9:443", "evil.example", "secret", "api.github.com", "200", "refused: it is no request"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

@@ -55,7 +55,7 @@ evidence with sources; "aether bench" measures what this host has.
 	}
 	add("judge", newRank(a), newProfile(a), newCompare(a))
 	add("measure", newDoctor(a), newBench(a), newReport(a), newLab(a))
-	add("server", newNew(a), newList(a), newCopy(a), newLogs(a), newAttach(a), newFork(a), newBranch(a), newDiff(a), newSnapshot(a), newRestore(a), newKill(a), newTenant(a))
+	add("server", newNew(a), newList(a), newCopy(a), newLogs(a), newAttach(a), newFork(a), newBranch(a), newDiff(a), newSnapshot(a), newRestore(a), newKill(a), newAudit(a), newTenant(a))
 	add("drive", newRun(a), newExec(a), newMCP(a), newServe(a), newTools(a), newTemplate(a), newImage(a), newKernel(a), newSweep(a))
 	add("", newVersion(a), newExitCodes(), newEnvironment())
 	completeNames(root)

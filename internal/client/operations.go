@@ -46,6 +46,29 @@ func (c *Client) EgressLog(ctx context.Context, id string) (log sandbox.EgressLo
 	return log, c.do(ctx, http.MethodGet, path("sandboxes", id, "egress"), nil, nil, &log)
 }
 
+// Audit lists the tenant's entries of the audit log, the newest first, at most limit; of one sandbox, unless its id is empty.
+func (c *Client) Audit(ctx context.Context, id string, limit int) ([]rest.AuditEntry, error) {
+	list, q := []rest.AuditEntry{}, url.Values{}
+	if id != "" {
+		q.Set("sandbox", id)
+	}
+	for {
+		var page struct {
+			Entries []rest.AuditEntry
+			Next    string
+		}
+		q.Set("limit", strconv.Itoa(min(limit-len(list), 1000)))
+		if err := c.do(ctx, http.MethodGet, path("audit"), q, nil, &page); err != nil {
+			return nil, err
+		}
+		list = append(list, page.Entries...)
+		if page.Next == "" || len(list) >= limit {
+			return list, nil
+		}
+		q.Set("cursor", page.Next)
+	}
+}
+
 // Kill ends a sandbox.
 func (c *Client) Kill(ctx context.Context, id string) error {
 	return c.do(ctx, http.MethodDelete, path("sandboxes", id), nil, nil, nil)

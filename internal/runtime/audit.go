@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
 )
 
 // The audit log is a file of JSON lines. Each holds the digest of the line before it and its own, so
@@ -234,6 +235,8 @@ type AuditReport struct {
 	// Torn is how many bytes follow that are no whole entry: the process was killed while it wrote, or
 	// is writing.
 	Torn int64 `json:"torn,omitempty"`
+	// InUse tells that a runtime has the directory open, so that what was cut off at the end did not show.
+	InUse bool `json:"in_use,omitempty"`
 }
 
 // VerifyAudit checks the audit log of a state directory: that every entry is as it was written, that
@@ -250,11 +253,12 @@ func VerifyAudit(stateDir string) (AuditReport, error) {
 		return AuditReport{}, &Error{Code: code, Op: op, Cause: err.Error(), Remedy: "name a state directory of a runtime", Err: err}
 	}
 	defer f.Close()
-	head, err := storedHead(stateDir)
+	head, inUse, err := storedHead(stateDir)
 	if err != nil {
 		return AuditReport{}, &Error{Code: CodeInternal, Op: op, Cause: err.Error(), Err: err}
 	}
 	report, err := verify(f, head)
+	report.InUse = inUse
 	if err != nil {
 		return report, &Error{Code: CodeConflict, Op: op, Cause: err.Error(), Err: err,
 			Remedy: "compare with a copy; entries before that are as they were written"}
@@ -263,16 +267,19 @@ func VerifyAudit(stateDir string) (AuditReport, error) {
 }
 
 // storedHead is the head in the database, or nothing if there is none or a runtime is using it.
-func storedHead(dir string) (auditHead, error) {
-	if _, err := os.Stat(filepath.Join(dir, databaseName)); err != nil {
-		return auditHead{}, nil
+func storedHead(dir string) (head auditHead, inUse bool, err error) {
+	name := filepath.Join(dir, databaseName)
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return head, false, nil
 	}
-	db, err := bbolt.Open(filepath.Join(dir, databaseName), 0o600, &bbolt.Options{ReadOnly: true, Timeout: 100 * time.Millisecond})
+	db, err := bbolt.Open(name, 0o600, &bbolt.Options{ReadOnly: true, Timeout: 100 * time.Millisecond})
+	if errors.Is(err, bberrors.ErrTimeout) {
+		return head, true, nil
+	}
 	if err != nil {
-		return auditHead{}, nil
+		return head, false, fmt.Errorf("open %s: %w", databaseName, err)
 	}
 	defer func() { _ = db.Close() }() // it was only read
-	var head auditHead
 	err = db.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket([]byte(bucketMeta))
 		if meta == nil {
@@ -286,7 +293,7 @@ func storedHead(dir string) (auditHead, error) {
 		head, err = decode[auditHead](metaAudit, raw)
 		return err
 	})
-	return head, err
+	return head, false, err
 }
 
 // verify reads a whole log. head, unless it is zero, must be an entry of it.
