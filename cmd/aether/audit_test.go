@@ -30,7 +30,7 @@ func TestAudit(t *testing.T) {
 	out, _ = runCommand(t, 0, "", "new")
 	second := line(out)
 	runCommand(t, 0, "", "exec", first, "--", "echo", "hello there")
-	runCommand(t, exitNotFound, "", "new", "--image", "missing")
+	runCommand(t, exitNotFound, "", "kill", "sbaaaaaaaaaa")
 
 	out, _ = runCommand(t, 0, "", "audit")
 	for _, want := range []string{first, second, "run", "hello there", "not_found", "create"} {

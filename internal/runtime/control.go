@@ -92,12 +92,15 @@ func (r *Runtime) Sessions(tenantID string) []*Session {
 
 // SessionOf finds the session of a tenant that a sandbox, a process or an output belongs to, or belonged to if it is
 // gone. What another tenant has is not found, in the same words as what there is not.
-func (r *Runtime) SessionOf(tenantID, id string) (*Session, error) {
+func (r *Runtime) SessionOf(tenantID, id string) (_ *Session, err error) {
 	for _, s := range r.Sessions(tenantID) {
 		if s.knows(id) {
 			return s, nil
 		}
 	}
+	c := r.call("find") // that somebody has asked for what there is not is worth an entry
+	c.tenant, c.sandbox = tenantID, id
+	defer c.end(&err)
 	return nil, refuse(CodeNotFound, "find", "list shows what there is", "there is no %q", clip(id, 64))
 }
 
