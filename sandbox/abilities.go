@@ -170,6 +170,8 @@ type Stats struct {
 	MemoryBytes int64 `json:"memory_bytes"` // in use now
 	CPUNanos    int64 `json:"cpu_ns"`       // since creation
 	Processes   int   `json:"processes"`    // alive now
+	// SentBytes is what the sandbox has sent to its network since its creation, headers included. 0 without one.
+	SentBytes int64 `json:"sent_bytes,omitempty"`
 }
 
 // StatsReader is a Sandbox that reports its use of resources.

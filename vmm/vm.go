@@ -88,6 +88,14 @@ func (vm *VM) Listen(port uint32) (net.Listener, error) { return vm.socket.Liste
 // has none.
 func (vm *VM) Interface() (_ Interface, ok bool) { return vm.card, vm.gateway != nil }
 
+// Sent is how many bytes the guest has sent to its network card since the VM was made, headers included; 0 if it has none.
+func (vm *VM) Sent() uint64 {
+	if vm.gateway == nil {
+		return 0
+	}
+	return vm.gateway.Sent()
+}
+
 // Pause stops the guest's processors and devices until the matching Resume; pauses nest. When it
 // returns, the guest's memory does not change any more but by the host's hand. Data on its way to the
 // guest waits. A copy whose snapshot says what copies use first has that mapped for its guest while it is paused for the

@@ -21,7 +21,7 @@ type budgetFlag struct {
 	given  bool
 }
 
-const budgetUsage = "budget of all sessions of a tenant together, such as `sandboxes=16,memory_mib=8192`; with window=1h also sandbox_seconds, vcpu_seconds, output_bytes; \"none\" is no bound"
+const budgetUsage = "budget of all sessions of a tenant together, such as `sandboxes=16,memory_mib=8192`; with window=1h also sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes; \"none\" is no bound"
 
 func (b *budgetFlag) Type() string { return "budget" }
 
@@ -52,7 +52,7 @@ func (b *budgetFlag) Set(text string) error {
 		}
 		to := b.field(runtime.Resource(name))
 		if to == nil {
-			return fmt.Errorf("%q is none of sandboxes, memory_mib, sandbox_seconds, vcpu_seconds, output_bytes, window", name)
+			return fmt.Errorf("%q is none of sandboxes, memory_mib, sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes, window", name)
 		}
 		*to = n
 	}
@@ -71,13 +71,15 @@ func (b *budgetFlag) field(r runtime.Resource) *int64 {
 		return &b.budget.OutputBytes
 	case runtime.VCPUSeconds:
 		return &b.budget.VCPUSeconds
+	case runtime.EgressBytes:
+		return &b.budget.EgressBytes
 	}
 	return nil
 }
 
 func budgetText(b runtime.Budget) string {
 	var parts []string
-	for _, r := range []runtime.Resource{runtime.Sandboxes, runtime.MemoryMiB, runtime.SandboxSeconds, runtime.OutputBytes, runtime.VCPUSeconds} {
+	for _, r := range []runtime.Resource{runtime.Sandboxes, runtime.MemoryMiB, runtime.SandboxSeconds, runtime.OutputBytes, runtime.VCPUSeconds, runtime.EgressBytes} {
 		if n := b.Of(r); n != 0 {
 			parts = append(parts, fmt.Sprintf("%s=%d", r, n))
 		}

@@ -122,6 +122,16 @@ func (c *Cell) Resume(ctx context.Context) error {
 	return nil
 }
 
+// Sent is how many bytes the guest has sent to its network card since the cell was started, headers included; 0 if it has
+// none. It is what the cell says.
+func (c *Cell) Sent(ctx context.Context) (int64, error) {
+	reply, err := c.call(ctx, message{Kind: kindSent})
+	if err != nil {
+		return 0, fmt.Errorf("ask what the guest has sent: %w", err)
+	}
+	return reply.Sent, nil
+}
+
 // call has the cell do something and waits for its reply.
 func (c *Cell) call(ctx context.Context, request message, files ...fder) (message, error) {
 	reply, err := c.link.call(ctx, request, files...)

@@ -31,6 +31,7 @@ import (
 //	pause, resume                    ->
 //	branch, with a packet socket     ->  over which the cell sends the branch, before its reply
 //	touched                          ->  its reply has the memory that the guest has used
+//	sent                             ->  its reply has how much the guest has sent to its network card
 //	memory                           ->  its reply has the layers that the memory is in, or the pages that are in none
 //	                                 <-  reply, with the ID of the request
 //	                                 <-  flow: open one for the guest; resolve: look up a name
@@ -41,7 +42,7 @@ import (
 // Both ends are of the same build, so that the version only guards against two builds that meet.
 
 // protocolVersion is part of confine.
-const protocolVersion = 4
+const protocolVersion = 5
 
 // maxMessage is the size of the largest message in bytes. It is far below what a socket buffers.
 const maxMessage = 64 << 10
@@ -58,6 +59,7 @@ const (
 	kindResume   kind = "resume"
 	kindBranch   kind = "branch"
 	kindTouched  kind = "touched"
+	kindSent     kind = "sent"
 	kindMemory   kind = "memory"
 	kindReply    kind = "reply"
 	kindFlow     kind = "flow"
@@ -81,6 +83,8 @@ type message struct {
 	Addrs   []netip.Addr    `json:"addrs,omitempty"`
 	// Pages are runs of pages of RAM: the first one, and twice their number, and one more if they were written.
 	Pages []uint64 `json:"pages,omitempty"`
+	// Sent is what the guest has sent to its network card, in bytes.
+	Sent int64 `json:"sent,omitempty"`
 	// Memory is a request about where the memory is, and the reply to one.
 	Memory  *memoryMessage `json:"memory,omitempty"`
 	End     *endMessage    `json:"end,omitempty"`
@@ -327,7 +331,11 @@ func (m *message) check() error {
 		}
 	case kindMemory:
 		missing = m.Memory == nil
-	case kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindReply, kindResolve, kindAnswer:
+	case kindReply:
+		if m.Sent < 0 {
+			return errors.New("what was sent is negative")
+		}
+	case kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindSent, kindResolve, kindAnswer:
 	default:
 		return errors.New("its kind is unknown")
 	}

@@ -29,7 +29,7 @@ func examples() []message {
 			},
 		}},
 		{Kind: kindConfined, Layers: Confinement{{Name: LayerRoot, Applied: true, Detail: "empty"}}},
-		{Kind: kindDial, ID: 7, Port: 1024},
+		{Kind: kindDial, ID: 7, Port: 1024}, {Kind: kindSent, ID: 11}, {Kind: kindReply, ID: 11, Sent: 1 << 40},
 		{Kind: kindReply, ID: 7, Failure: &failure{Kind: "refused", Text: "no"}},
 		{Kind: kindFlow, ID: 1, Flow: &flowMessage{Protocol: "tcp", To: netip.MustParseAddrPort("192.0.2.1:80")}},
 		{Kind: kindResolve, ID: 2, Name: "www.example.org"},
@@ -88,6 +88,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	f.Add([]byte(`{"kind":"reply","sent":-1}`))
 	f.Add([]byte(`{"kind":"ended","end":{"reason":"\u001b[2J","detail":"\ud800"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decode(b)
@@ -99,6 +100,9 @@ func FuzzDecode(f *testing.F) {
 		}
 		if len(m.Layers) > maxLayers || len(m.Addrs) > maxAddrs || len(m.Name) > maxName {
 			t.Error("out of bounds")
+		}
+		if m.Kind == kindReply && m.Sent < 0 {
+			t.Errorf("%d bytes sent", m.Sent)
 		}
 		if m.End != nil && m.Kind == kindEnded && strings.ContainsRune(m.End.Reason+m.End.Detail, '\x1b') {
 			t.Errorf("end %+q", m.End)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -214,6 +215,8 @@ func (s *server) accept(m message, file *stream) error {
 		if cancel := s.dials[m.ID]; cancel != nil {
 			cancel()
 		}
+	case kindSent:
+		return s.send(message{Kind: kindReply, ID: m.ID, Sent: int64(min(s.vm.Sent(), math.MaxInt64))})
 	case kindPause, kindResume, kindTouched:
 		s.orders <- order{id: m.ID, kind: m.Kind}
 	case kindMemory:

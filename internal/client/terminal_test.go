@@ -117,7 +117,9 @@ func TestAttachTerminal(t *testing.T) {
 		t.Error(err)
 	}
 	in, typing2 := io.Pipe()
+	typed := make(chan struct{})
 	go func() {
+		defer close(typed)
 		second.waitFor("31x91")
 		_, _ = io.WriteString(typing2, "hello")
 		second.waitFor("hello")
@@ -127,6 +129,8 @@ func TestAttachTerminal(t *testing.T) {
 		_ = typing2.Close()
 	}()
 	p, err := c.AttachTerminal(t.Context(), started.Process, 0, TerminalStreams{In: in, Out: &second}, nil)
+	_ = in.Close() // whoever still types is let go
+	<-typed
 	if err != nil || p.Running || *p.ExitCode != 4 || p.Terminal == nil || *p.Terminal != (sandbox.TerminalSize{Rows: 31, Cols: 91}) {
 		t.Errorf("%+v, %v", p, err)
 	}

@@ -53,6 +53,7 @@ type box struct {
 	active     time.Time // when busy fell to 0
 	billed     time.Time // up to which its time is on the ledger
 	cpu        int64     // nanoseconds that are on the ledger
+	sent       int64     // bytes to the network that are on it
 	interps    map[Language]*interpreter
 	// working and reading hold what ends the operations in progress that are for that, when a budget runs out.
 	working, reading map[*context.CancelCauseFunc]bool
@@ -97,6 +98,7 @@ func (b *box) kill(why *Error) error {
 		sb := b.sb
 		b.mu.Unlock()
 		b.bill()
+		b.billRest()
 		start, done := time.Now(), b.drive(context.Background(), "close")
 		b.killErr = sb.Close()
 		done(&b.killErr)
@@ -158,6 +160,7 @@ func (b *box) pause(ctx context.Context) (bool, error) {
 	if !ok || paused {
 		return paused, nil
 	}
+	_ = b.use(ctx) // while it can tell; Pause says what is wrong
 	done := b.drive(ctx, "pause")
 	err := p.Pause(ctx)
 	if done(&err); err != nil {

@@ -10,7 +10,7 @@ import (
 
 // resources in a fixed order; what ledgers count by.
 func resources() []Resource {
-	return []Resource{Sandboxes, MemoryMiB, SandboxSeconds, OutputBytes, VCPUSeconds}
+	return []Resource{Sandboxes, MemoryMiB, SandboxSeconds, OutputBytes, VCPUSeconds, EgressBytes}
 }
 
 // Of is the bound of a resource; 0 is none.
@@ -26,6 +26,8 @@ func (b Budget) Of(r Resource) int64 {
 		return b.OutputBytes
 	case VCPUSeconds:
 		return b.VCPUSeconds
+	case EgressBytes:
+		return b.EgressBytes
 	}
 	return 0
 }
@@ -54,6 +56,7 @@ func (b Budget) within(limit Budget) Budget {
 	tighter(&b.SandboxSeconds, limit.SandboxSeconds)
 	tighter(&b.OutputBytes, limit.OutputBytes)
 	tighter(&b.VCPUSeconds, limit.VCPUSeconds)
+	tighter(&b.EgressBytes, limit.EgressBytes)
 	// A shorter window gives more, so the limit's own stands if it has one.
 	if limit.Window != 0 && limit.Window > b.Window {
 		b.Window = limit.Window

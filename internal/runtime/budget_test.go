@@ -214,6 +214,38 @@ func TestBudgetOfCPU(t *testing.T) {
 	})
 }
 
+func TestBudgetOfEgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := runtimetest.New("docker")
+		d.SentBytes = 600
+		w := open(t, nil, d)
+		s := w.session(t, SessionSpec{Budget: Budget{EgressBytes: 2000}})
+		used := func() int64 { return s.ledger.state().Lines[0].Used }
+		lives := s.mustCreate(t, SandboxSpec{System: "docker"})
+		time.Sleep(3 * time.Second)
+		if used() != 600 {
+			t.Errorf("used %d bytes", used())
+		}
+		// What is sent in the moment before the end counts, and before a pause.
+		short := s.mustCreate(t, SandboxSpec{System: "docker"})
+		if err := s.Kill(t.Context(), short); err != nil || used() != 1200 {
+			t.Errorf("used %d bytes, %v", used(), err)
+		}
+		paused := s.mustCreate(t, SandboxSpec{System: "docker"})
+		if _, err := s.Pause(t.Context(), paused); err != nil || used() != 1800 {
+			t.Errorf("used %d bytes, %v", used(), err)
+		}
+		s.mustCreate(t, SandboxSpec{System: "docker"})
+		time.Sleep(3 * time.Second)
+		_, err := s.Create(t.Context(), CreateRequest{})
+		if e := wantError(t, "create", err, CodeBudget); e.Budget.Resource != EgressBytes || e.Budget.Used != 2400 {
+			t.Errorf("%+v", e.Budget)
+		}
+		_, err = s.Run(t.Context(), RunRequest{Sandbox: lives, Shell: "echo x"})
+		wantError(t, "run", err, CodeBudget)
+	})
+}
+
 func TestReaping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		plain := runtimetest.New("docker")

@@ -84,7 +84,7 @@ func (b *box) tend(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
 	b.bill()
-	b.billCPU(ctx)
+	b.billUse(ctx)
 	now := time.Now()
 	b.mu.Lock()
 	expiry, idleKill, idlePause := b.expiry(), b.idleKill(), b.idlePause()
@@ -233,30 +233,48 @@ func (b *box) feed(ctx context.Context) {
 	b.record("resume", start, "", err)
 }
 
-// billCPU puts the vCPU time since the last call on the ledger, if a budget bounds it and the system
-// reports it.
-func (b *box) billCPU(ctx context.Context) {
-	if !b.s.ledger.bounds(VCPUSeconds) || b.isPaused() {
-		return
+// billUse puts the vCPU time, and what was sent to the network, since the last call on the ledger, if a budget bounds it and the
+// system reports it.
+func (b *box) billUse(ctx context.Context) {
+	if err := b.use(ctx); err != nil {
+		_ = b.reason(ctx, fmt.Errorf("stats: %w", err)) // one that died is noticed here
+	}
+}
+
+// restPatience is how long a sandbox that is to be closed may take to tell what it has used.
+const restPatience = time.Second
+
+// billRest is billUse for the last time: what somebody sends in the moment before that would be free of charge otherwise.
+func (b *box) billRest() {
+	ctx, cancel := context.WithTimeout(context.Background(), restPatience)
+	defer cancel()
+	_ = b.use(ctx) // it may have died, or be stuck
+}
+
+// use is what billUse does.
+func (b *box) use(ctx context.Context) error {
+	if !b.s.ledger.bounds(VCPUSeconds) && !b.s.ledger.bounds(EgressBytes) || b.isPaused() {
+		return nil
 	}
 	b.mu.Lock()
 	sb, generation := b.sb, b.generation
 	b.mu.Unlock()
 	reader, ok := sb.(sandbox.StatsReader)
 	if !ok {
-		return
+		return nil
 	}
 	stats, err := reader.Stats(ctx)
 	if err != nil {
-		_ = b.reason(ctx, fmt.Errorf("stats: %w", err)) // one that died is noticed here
-		return
+		return err
 	}
 	b.mu.Lock()
-	spent := int64(0)
+	var spent, sent int64
 	if b.generation == generation {
-		spent = max(0, stats.CPUNanos-b.cpu)
-		b.cpu = max(b.cpu, stats.CPUNanos)
+		spent, sent = max(0, stats.CPUNanos-b.cpu), max(0, stats.SentBytes-b.sent)
+		b.cpu, b.sent = max(b.cpu, stats.CPUNanos), max(b.sent, stats.SentBytes)
 	}
 	b.mu.Unlock()
 	b.s.ledger.spend(VCPUSeconds, spent)
+	b.s.ledger.spend(EgressBytes, sent)
+	return nil
 }

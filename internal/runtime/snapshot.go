@@ -265,7 +265,7 @@ func (b *box) rollback(ctx context.Context, op string, snap *snapshot, image *ho
 		return errors.Join(context.Cause(b.life), sb.Close())
 	}
 	old := b.sb
-	b.sb, b.paused, b.cpu, b.interps = sb, false, 0, copied(snap.Interpreters)
+	b.sb, b.paused, b.cpu, b.sent, b.interps = sb, false, 0, 0, copied(snap.Interpreters)
 	b.starved = false
 	b.generation++
 	b.active = time.Now()

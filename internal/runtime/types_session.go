@@ -61,6 +61,7 @@ const (
 	SandboxSeconds Resource = "sandbox_seconds" // of sandboxes alive and not paused
 	OutputBytes    Resource = "output_bytes"    // written by programs, shown or not
 	VCPUSeconds    Resource = "vcpu_seconds"    // where the system reports them
+	EgressBytes    Resource = "egress_bytes"    // sent to the network, headers included, where the system reports them
 )
 
 // Budget bounds what a session or a tenant uses. A zero field is no bound.
@@ -70,6 +71,7 @@ type Budget struct {
 	SandboxSeconds int64 `json:"sandbox_seconds,omitempty"`
 	OutputBytes    int64 `json:"output_bytes,omitempty"`
 	VCPUSeconds    int64 `json:"vcpu_seconds,omitempty"`
+	EgressBytes    int64 `json:"egress_bytes,omitempty"`
 	// Window is how long it takes until what adds up begins at zero again; 0 is never.
 	Window time.Duration `json:"window,omitempty"`
 }

@@ -15,6 +15,7 @@ import (
 // testNetwork is about outbound networks. A system may have none, and may have one without rules.
 func (s *suite) testNetwork(t *testing.T) {
 	s.testOutside(t)
+	s.testSent(t)
 	s.test(t, "RulesAreKeptOrRefused", func(t *testing.T, d sandbox.Driver) {
 		spec := s.spec()
 		// An address for documentation: nobody has it.
@@ -86,6 +87,60 @@ for name in "denied.example", "allowed.example", "localhost.denied.example":
 					t.Errorf("%s is not in the record %+v", want, log)
 				}
 			}
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// testSent checks that what a sandbox sends to its network is counted, whoever gets it.
+func (s *suite) testSent(t *testing.T) {
+	s.test(t, "SentIsCounted", func(t *testing.T, d sandbox.Driver) {
+		spec := s.spec()
+		spec.Network = sandbox.NetworkOutbound
+		ctx, cancel := bounded(t)
+		defer cancel()
+		raw, err := d.Create(ctx, spec)
+		if errors.Is(err, sandbox.ErrUnsupported) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &box{raw}
+		reader, ok := raw.(sandbox.StatsReader)
+		if !ok {
+			t.Fatal("it has a network, and does not tell how much it uses it")
+		}
+		before, err := reader.Stats(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// To the sandbox's gateway, which is this host.
+		const datagrams, size = 100, 1000
+		const send = `
+import socket, sys
+routes = [line.split() for line in open("/proc/net/route")][1:]
+gateway = next(socket.inet_ntoa(bytes.fromhex(r[2])[::-1]) for r in routes if r[1] == "00000000")
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(int(sys.argv[1])):
+    try:
+        out.sendto(bytes(int(sys.argv[2])), (gateway, 9))
+    except ConnectionRefusedError:
+        pass
+`
+		b.must(t, "python3", "-c", send, fmt.Sprint(datagrams), fmt.Sprint(size))
+		var sent int64
+		if !eventually(20*time.Second, func() bool {
+			after, err := reader.Stats(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sent = after.SentBytes - before.SentBytes
+			return sent >= datagrams*size
+		}) || sent > 2*datagrams*size {
+			t.Errorf("%d bytes counted of %d", sent, datagrams*size)
 		}
 		if err := b.Close(); err != nil {
 			t.Error(err)

@@ -48,6 +48,18 @@ func (s *Sandbox) Close() error {
 	return err
 }
 
+// Stats is sandbox.StatsReader's.
+func (s *Sandbox) Stats(ctx context.Context) (sandbox.Stats, error) {
+	stats, err := s.Sandbox.Stats(ctx)
+	if err == nil && s.network != nil {
+		err = s.Operate(ctx, "stats", func(ctx context.Context) (err error) {
+			stats.SentBytes, err = s.machine.cell.Sent(ctx)
+			return err
+		})
+	}
+	return stats, err
+}
+
 // Pause is sandbox.Pauser's.
 func (s *Sandbox) Pause(ctx context.Context) error {
 	s.state.Lock()

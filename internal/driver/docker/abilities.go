@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -67,7 +68,12 @@ func (s *Sandbox) Stats(ctx context.Context) (sandbox.Stats, error) {
 			return sandbox.Stats{}, &sandbox.Error{Op: "stats", System: system, Sandbox: s.id, Err: sandbox.ErrDead, Detail: why}
 		}
 	}
+	var sent uint64
+	for _, card := range raw.Networks {
+		sent += card.TxBytes
+	}
 	return sandbox.Stats{
+		SentBytes:   int64(min(sent, math.MaxInt64)),
 		MemoryBytes: int64(workingSet(raw.MemoryStats)),
 		CPUNanos:    int64(raw.CPUStats.CPUUsage.TotalUsage),
 		Processes:   int(raw.PidsStats.Current),

@@ -32,6 +32,8 @@ type Driver struct {
 	Files map[string]string
 	// Kind of the snapshots; empty means full.
 	Kind sandbox.SnapshotKind
+	// SentBytes is what every sandbox says that it has sent to its network.
+	SentBytes int64
 	// CreateTime is how long it takes to make a sandbox.
 	CreateTime time.Duration
 	// OnResume may fail it, when the sandbox runs already.
@@ -367,7 +369,7 @@ func (b *box) Snapshot(_ context.Context, dir string) (sandbox.Snapshot, error) 
 }
 
 func (b *box) Stats(context.Context) (sandbox.Stats, error) {
-	return sandbox.Stats{MemoryBytes: 1 << 20, CPUNanos: int64(time.Second), Processes: 1}, b.check("stats")
+	return sandbox.Stats{MemoryBytes: 1 << 20, CPUNanos: int64(time.Second), Processes: 1, SentBytes: b.d.SentBytes}, b.check("stats")
 }
 
 func (b *box) Close() error {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -90,6 +91,7 @@ type Network struct {
 	udp    chan struct{}
 
 	reports reports
+	sent    atomic.Uint64
 
 	mu     sync.Mutex
 	closed bool
@@ -166,6 +168,7 @@ func (n *Network) setUp() error {
 
 // Send takes a frame of the guest, of any content. It does not keep it.
 func (n *Network) Send(frame []byte) {
+	n.sent.Add(uint64(len(frame)))
 	if n.ctx.Err() != nil || n.isForeignPing(frame) {
 		return
 	}
@@ -173,6 +176,9 @@ func (n *Network) Send(frame []byte) {
 	n.link.InjectInbound(0, pkt) // the protocol is in the frame
 	pkt.DecRef()
 }
+
+// Sent is how many bytes the guest has sent in frames, whatever has become of them.
+func (n *Network) Sent() uint64 { return n.sent.Load() }
 
 // isForeignPing tells whether a frame has an ICMP packet that is not for the gateway. The stack, which
 // takes itself for everybody, would answer it, and the guest would take it for a sign of life.

@@ -281,6 +281,24 @@ func query(t *testing.T, c net.Conn, name string, kind dnsmessage.Type) dnsmessa
 	return m
 }
 
+// What a guest sends counts, also where nobody gets it.
+func TestSent(t *testing.T) {
+	var o outside
+	g := newGuest(t, o.config(t))
+	if _, err := g.udp(t, "8.8.8.8:53").Write(make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	const headers = 14 + 20 + 8
+	for deadline := time.Now().Add(10 * time.Second); g.network.Sent() < 1000+headers; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes counted", g.network.Sent())
+		}
+	}
+	if n := g.network.Sent(); n > 2000 {
+		t.Errorf("%d bytes counted", n)
+	}
+}
+
 func TestNames(t *testing.T) {
 	var o outside
 	g := newGuest(t, o.config(t, Rule{Name: "*.example.org", FirstPort: 443, LastPort: 443, Protocol: TCP}))
