@@ -242,7 +242,9 @@ func TestBudgetOfEgress(t *testing.T) {
 			t.Errorf("%+v", e.Budget)
 		}
 		_, err = s.Run(t.Context(), RunRequest{Sandbox: lives, Shell: "echo x"})
-		wantError(t, "run", err, CodeBudget)
+		if e := wantError(t, "run", err, CodeBudget); e.Budget.Resource != EgressBytes {
+			t.Errorf("%+v", e.Budget)
+		}
 	})
 }
 
