@@ -36,6 +36,11 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "unix"} }
 
+// writer is a function that is written to.
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
 // TestDrainCutsWhoTakesNothing has a server end, some seconds after its runtime, though a client does not take its answer.
 func TestDrainCutsWhoTakesNothing(t *testing.T) {
 	state := t.TempDir()
@@ -57,10 +62,13 @@ func TestDrainCutsWhoTakesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &pipeListener{conn: make(chan net.Conn, 1), done: make(chan struct{})}
+		var once sync.Once
 		begun, cut := make(chan struct{}), make(chan error, 1)
 		server := newServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			close(begun)
-			_, err := session.Run(context.Background(), runtime.RunRequest{Sandbox: box.ID, Shell: "flood 100000000", Stdout: w})
+			_, err := session.Run(context.Background(), runtime.RunRequest{Sandbox: box.ID, Shell: "flood 100000000", Stdout: writer(func(p []byte) (int, error) {
+				once.Do(func() { close(begun) }) // not before: what has not begun is refused
+				return w.Write(p)
+			})})
 			cut <- err
 		}))
 		served := make(chan error, 1)
