@@ -22,11 +22,17 @@ var errUnread = errors.New("mcp: the client has closed its side, and not all was
 
 // ServeStdio serves one client that writes requests to in and reads answers from out, a line each. It
 // returns nil when the client has closed in, and ctx's error when ctx ends; what was going on is then over. For a
-// client that does not read it waits some seconds, and leaves a Write to out behind.
+// client that does not read it waits some seconds, and leaves a Write to out behind. A line that is no JSON is answered with an
+// error, and nothing else comes of it.
 // The server serves nobody else.
 func ServeStdio(ctx context.Context, server *sdk.Server, in io.Reader, out io.Writer) error {
 	server.AddReceivingMiddleware(endsWith(ctx))
-	t := &drained{over: ctx.Done(), ended: make(chan struct{}), under: &sdk.IOTransport{Reader: io.NopCloser(in), Writer: unclosed{out}}}
+	whole := &wholeWriter{to: out}
+	lines := newJSONLines(in, func() error {
+		_, err := io.WriteString(whole, parseError)
+		return err
+	})
+	t := &drained{over: ctx.Done(), ended: make(chan struct{}), under: &sdk.IOTransport{Reader: io.NopCloser(lines), Writer: unclosed{whole}}}
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx, t) }()
 	var err error

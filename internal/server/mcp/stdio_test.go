@@ -3,10 +3,12 @@ package mcp
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -58,6 +60,50 @@ func TestStdioEndsWithItsContext(t *testing.T) {
 	if took := time.Since(begun); took > lastCalls/2 {
 		t.Errorf("it took %v", took)
 	}
+}
+
+// TestStdioRefusesLines has lines that are no messages among those that are.
+func TestStdioRefusesLines(t *testing.T) {
+	var out bytes.Buffer
+	in := "not json\n" + strings.Replace(handshake, "\n", "\r\n\n{\"half\":\n", 1) + "\x00\xff\n" + runRequest("echo done") + "the end"
+	if err := ServeStdio(t.Context(), newServer(t), strings.NewReader(in), &out); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), parseError); n != 4 || !strings.Contains(out.String(), `"stdout":"done\n"`) {
+		t.Errorf("%d lines refused: %s", n, out.String())
+	}
+}
+
+func FuzzJSONLines(f *testing.F) {
+	f.Add([]byte("{}\nx\n[1,\n2]\n\n{\"a\":1}"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		refused := 0
+		out, err := io.ReadAll(newJSONLines(iotest.OneByteReader(bytes.NewReader(in)), func() error {
+			refused++
+			return nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		passed := 0
+		for line := range bytes.SplitSeq(out, []byte("\n")) {
+			if text := bytes.TrimSpace(line); len(text) > 0 {
+				passed++
+				if !json.Valid(text) {
+					t.Errorf("passed on: %q", line)
+				}
+			}
+		}
+		lines := 0
+		for line := range bytes.SplitSeq(in, []byte("\n")) {
+			if len(bytes.TrimSpace(line)) > 0 {
+				lines++
+			}
+		}
+		if lines != passed+refused {
+			t.Errorf("%d lines, %d passed on, %d refused", lines, passed, refused)
+		}
+	})
 }
 
 func TestStdioSurvivesGarbage(t *testing.T) {
