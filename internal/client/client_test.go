@@ -95,6 +95,20 @@ func TestRefusedUpload(t *testing.T) {
 	}
 }
 
+// TestExecEndsEarly has programs end while their input is still being sent.
+func TestExecEndsEarly(t *testing.T) {
+	c, _ := serve(t)
+	id := create(t, c)
+	for i := range 100 {
+		for _, size := range []int{0, 10, 1 << 20} {
+			in := strings.NewReader(strings.Repeat("x", size))
+			if res, err := c.Exec(t.Context(), id, rest.Run{Shell: "exit 7"}, Streams{Stdin: in}); err != nil || *res.ExitCode != 7 {
+				t.Fatalf("exec %d with %d bytes: %+v, %v", i, size, res, err)
+			}
+		}
+	}
+}
+
 // TestExecIsEnded with the caller's context, also while the program waits for input.
 func TestExecIsEnded(t *testing.T) {
 	c, _ := serve(t)

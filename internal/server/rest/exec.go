@@ -19,6 +19,9 @@ import (
 // execRequestSize bounds the part of an exec that says what to run, in bytes.
 const execRequestSize = 1 << 20
 
+// lastInput is how long a client has to take the answer, and to end the input of a program that has ended.
+const lastInput = time.Second
+
 // ExecResult is how a program ended whose output went to events.
 type ExecResult struct {
 	Sandbox    string `json:"sandbox"`
@@ -68,9 +71,11 @@ func (s *server) registerExec(tags []string) {
 		input := newClientInput(ctx, stdin, cancel)
 		defer func() {
 			cancel()
-			// The client may be sending nothing.
-			if rc.SetReadDeadline(time.Now()) == nil {
+			// A client that is still sending when the connection is closed hears of that, and not of the answer: he is given a
+			// moment to read it, and to end his input. He may be sending nothing.
+			if rc.SetReadDeadline(time.Now().Add(lastInput)) == nil {
 				<-input.done
+				_, _ = io.Copy(io.Discard, r.Body)
 			}
 		}()
 		req.Sandbox, req.Stdin = sandboxID, input
