@@ -153,6 +153,10 @@ func TestForkTree(t *testing.T) {
 	// Killed: not at once, and then really.
 	b.do(chromedp.Click(`.detail button.danger`), chromedp.WaitVisible("dialog"))
 	b.screenshot("sure")
+	// Asked again before the browser has told that the first question is closed.
+	eval[bool](b, `(() => { document.querySelector("dialog button").click(); document.querySelector(".detail button.danger").click(); return true; })()`)
+	time.Sleep(300 * time.Millisecond)
+	b.until("the second question stays", `[...document.querySelectorAll("dialog[open] button")].some((e) => e.textContent === "Kill")`)
 	b.do(chromedp.Click(`//dialog//button[text()="Cancel"]`), chromedp.WaitNotVisible("dialog"))
 	if _, err := w.s.Inspect(t.Context(), children[1]); err != nil {
 		t.Fatalf("it was killed though it was not to be: %v", err)

@@ -25,14 +25,28 @@ const act = {
   },
 };
 
+let asked = 0; // questions so far
+
 function ask(title, content, buttons) {
   const dialog = $("dialog");
   if (dialog.open) return Promise.resolve("");
-  const form = el("div", { class: "act" }, buttons.map(([name, kind], i) => el("button", { type: "button", class: kind || null, autofocus: i === 0, on: { click: () => dialog.close(name) } }, name)));
+  const question = ++asked;
+  let answer = "";
+  const form = el("div", { class: "act" }, buttons.map(([name, kind], i) => el("button", { type: "button", class: kind || null, autofocus: i === 0, on: { click: () => { answer = name; dialog.close(); } } }, name)));
   fill(dialog, el("h2", { id: "dialog-title", text: title }), content, form);
-  dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => { fill(dialog); resolve(dialog.returnValue); }, { once: true }));
+  // The event comes a while after the dialog has closed, when the next question may be there.
+  return new Promise((resolve) => {
+    const closed = () => {
+      if (question === asked) {
+        if (dialog.open) return; // it was of the question before
+        fill(dialog);
+      }
+      dialog.removeEventListener("close", closed);
+      resolve(answer);
+    };
+    dialog.addEventListener("close", closed);
+  });
 }
 
 function note(text, bad) {
