@@ -230,7 +230,8 @@ func (r *Runtime) removeTemplate(ctx context.Context, id string) error {
 	err := r.store.remove(bucketTemplates, id)
 	if err == nil {
 		r.pool.forget(id)
-		if err = r.discardTemplate(ctx, t); err != nil {
+		// Whoever asked may be gone: what is removed by half could not be copied, but would be there.
+		if err = r.discardTemplate(context.WithoutCancel(ctx), t); err != nil {
 			// What is left has a name, so that it can be tried again.
 			back = &template{templateRecord: t.templateRecord}
 			err = errors.Join(err, r.store.put(bucketTemplates, id, t.templateRecord))

@@ -496,3 +496,25 @@ func TestTemplatePool(t *testing.T) {
 		}
 	})
 }
+
+// ctxKeeper looks at its context, as a driver does that waits for a lock.
+type ctxKeeper struct{ *runtimetest.Keeper }
+
+func (k ctxKeeper) RemoveTemplate(ctx context.Context, name string) error {
+	return errors.Join(ctx.Err(), k.Keeper.RemoveTemplate(ctx, name))
+}
+
+// A template that somebody removes who goes meanwhile is not left by half.
+func TestTemplateRemovedByWhoLeaves(t *testing.T) {
+	var k *runtimetest.Keeper
+	w := open(t, func(c *Config) {
+		k = runtimetest.NewKeeper(c.Drivers[0].(*runtimetest.Driver))
+		c.Drivers[0] = ctxKeeper{k}
+	})
+	info := w.session(t, SessionSpec{}).mustTemplate(t, TemplateRequest{Name: "py"})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.removeTemplate(ctx, info.ID); err != nil || len(k.Kept()) != 0 {
+		t.Errorf("%v, kept: %v", err, k.Kept())
+	}
+}

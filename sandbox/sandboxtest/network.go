@@ -138,7 +138,7 @@ for _ in range(int(sys.argv[1])):
 				t.Fatal(err)
 			}
 			sent = after.SentBytes - before.SentBytes
-			return sent >= datagrams*size
+			return sent >= datagrams*size/2 // the first ones may be dropped while the gateway's address is looked up
 		}) || sent > 2*datagrams*size {
 			t.Errorf("%d bytes counted of %d", sent, datagrams*size)
 		}
