@@ -148,7 +148,8 @@ func (r *Runtime) changeTenant(op, tenantID string, change func(*tenantRecord)) 
 	return t.public(), nil
 }
 
-// RemoveTenant closes a tenant's sessions, and removes its snapshots, its templates and the tenant itself.
+// RemoveTenant closes a tenant's sessions, and removes its snapshots, its templates and the tenant itself. If something of that
+// fails it can be tried again; the tenant's tokens are no more in any case.
 func (r *Runtime) RemoveTenant(ctx context.Context, tenantID string) (err error) {
 	c := r.call("remove tenant")
 	c.tenant = tenantID
@@ -158,12 +159,27 @@ func (r *Runtime) RemoveTenant(ctx context.Context, tenantID string) (err error)
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()
-	if _, err := r.tenant("remove tenant", tenantID); err != nil {
+	t, err := r.tenant("remove tenant", tenantID)
+	if err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx) // whoever asked may go: it is removed all the same
+	mute := t.tenantRecord
+	mute.Tokens, mute.Views = nil, nil
+	if err := r.store.put(bucketTenants, tenantID, mute); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	delete(r.tenants, tenantID) // from here on nobody opens a session for it
 	r.mu.Unlock()
+	defer func() {
+		if err != nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			t.Tokens, t.Views = nil, nil
+			r.tenants[tenantID] = t
+		}
+	}()
 	defer r.events.forget(tenantID)
 	for _, s := range r.sessionsOf(tenantID) {
 		if err := s.Close(); err != nil {
