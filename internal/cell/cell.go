@@ -45,6 +45,7 @@ type Cell struct {
 	own       map[fileID]*layerUse // layers that are charged to this cell, as far as the owner knows
 	layered   int64                // their bytes
 	lost      int64                // what is allowed for one that the owner does not know, in bytes
+	settling  int64                // what is allowed for layers that the last branch has left and the cell frees a moment later, in bytes
 
 	console  *console
 	messages *tail.Tail

@@ -87,12 +87,18 @@ func (c *Cell) charge(layers []*os.File) ([]*layerUse, error) {
 		}
 		uses = append(uses, use)
 	}
+	var left int64
 	for id, use := range c.own {
 		if use.users.Load() > 0 { // what nobody has any more, nobody can get again
 			own[id] = use
+		} else if own[id] == nil {
+			left += use.size
 		}
 	}
 	c.own, c.layered, c.lost = own, 0, 0
+	// The cell frees them when its guest goes on, which writes meanwhile (guestmem.Memory.Settle). A cell that only says that
+	// it has left them gets no more than one branch gives it anyway.
+	c.settling = min(left, int64(c.cfg.MemoryMiB)<<20)
 	for _, use := range own {
 		c.layered += use.size
 	}

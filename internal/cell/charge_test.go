@@ -179,6 +179,8 @@ func TestFreedLayersAreTakenBack(t *testing.T) {
 	c.allows("a branch of the copy has both", 7<<12)
 	mustClose(t, childs)
 	c.must(merged)
+	c.allows("nobody has them, and the cell is about to free them", 7<<12)
+	c.must(merged)
 	c.allows("nobody has them", 4<<12)
 
 	for _, b := range []*Branch{third, fourth, fifth} {
