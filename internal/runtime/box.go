@@ -160,7 +160,7 @@ func (b *box) pause(ctx context.Context) (bool, error) {
 	if !ok || paused {
 		return paused, nil
 	}
-	_ = b.use(ctx) // while it can tell; Pause says what is wrong
+	_ = b.billUse(ctx) // while it can tell; Pause says what is wrong
 	done := b.drive(ctx, "pause")
 	err := p.Pause(ctx)
 	if done(&err); err != nil {

@@ -101,7 +101,7 @@ func (r *Runtime) SessionOf(tenantID, id string) (_ *Session, err error) {
 	c := r.call("find") // that somebody has asked for what there is not is worth an entry
 	c.tenant, c.sandbox = tenantID, id
 	defer c.end(&err)
-	return nil, refuse(CodeNotFound, "find", "list shows what there is", "there is no %q", clip(id, 64))
+	return nil, refuse(CodeNotFound, c.op, "list shows what there is", "there is no %q", clip(id, 64))
 }
 
 func (s *Session) knows(id string) bool {

@@ -3,7 +3,6 @@ package runtime
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 // checkpoint makes a sandbox from a snapshot for as long as it is compared with another side, which is a sandbox. Nobody but the
@@ -37,16 +36,9 @@ func (s *Session) checkpoint(ctx context.Context, op, id string, other *side) (_
 	if no := s.ledger.reserve(1, memory); no != nil {
 		return nil, nil, nil, no.err(op, s.nextReap())
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	t := &toll{s: s, vcpus: int64(snap.Spec.VCPUs), at: time.Now(), runs: true, cancel: func() {
-		if no := s.ledger.exhausted(); no != nil {
-			cancel(no.err(op, nil))
-		}
-	}}
-	paid := t.watch()
+	ctx, _, paid := s.toll(ctx, op, snap.Spec.VCPUs)
 	free = func() {
 		paid()
-		cancel(nil)
 		s.ledger.release(1, memory)
 		image.release()
 	}

@@ -84,7 +84,9 @@ func (b *box) tend(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
 	b.bill()
-	b.billUse(ctx)
+	if err := b.billUse(ctx); err != nil {
+		_ = b.reason(ctx, fmt.Errorf("stats: %w", err)) // one that died is noticed here
+	}
 	now := time.Now()
 	b.mu.Lock()
 	expiry, idleKill, idlePause := b.expiry(), b.idleKill(), b.idlePause()
@@ -235,24 +237,7 @@ func (b *box) feed(ctx context.Context) {
 
 // billUse puts the vCPU time, and what was sent to the network, since the last call on the ledger, if a budget bounds it and the
 // system reports it.
-func (b *box) billUse(ctx context.Context) {
-	if err := b.use(ctx); err != nil {
-		_ = b.reason(ctx, fmt.Errorf("stats: %w", err)) // one that died is noticed here
-	}
-}
-
-// restPatience is how long a sandbox that is to be closed may take to tell what it has used.
-const restPatience = time.Second
-
-// billRest is billUse for the last time: what somebody sends in the moment before that would be free of charge otherwise.
-func (b *box) billRest() {
-	ctx, cancel := context.WithTimeout(context.Background(), restPatience)
-	defer cancel()
-	_ = b.use(ctx) // it may have died, or be stuck
-}
-
-// use is what billUse does.
-func (b *box) use(ctx context.Context) error {
+func (b *box) billUse(ctx context.Context) error {
 	if !b.s.ledger.bounds(VCPUSeconds) && !b.s.ledger.bounds(EgressBytes) || b.isPaused() {
 		return nil
 	}
@@ -277,4 +262,14 @@ func (b *box) use(ctx context.Context) error {
 	b.s.ledger.spend(VCPUSeconds, spent)
 	b.s.ledger.spend(EgressBytes, sent)
 	return nil
+}
+
+// restPatience is how long a sandbox that is to be closed may take to tell what it has used.
+const restPatience = time.Second
+
+// billRest is billUse for the last time: what somebody sends in the moment before that would be free of charge otherwise.
+func (b *box) billRest() {
+	ctx, cancel := context.WithTimeout(context.Background(), restPatience)
+	defer cancel()
+	_ = b.billUse(ctx) // it may have died, or be stuck
 }

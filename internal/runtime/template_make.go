@@ -134,14 +134,8 @@ func (r *Runtime) templater(ctx context.Context, op, system string) (by candidat
 
 // haveTemplate has a driver make a template, and charges for the sandbox that it makes for that.
 func (s *Session) haveTemplate(ctx context.Context, op string, keeper sandbox.Templater, by candidate, spec sandbox.TemplateSpec, req TemplateRequest) (sandbox.Template, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	t := &toll{s: s, vcpus: int64(spec.Spec.VCPUs), at: time.Now(), runs: true, cancel: func() {
-		if no := s.ledger.exhausted(); no != nil {
-			cancel(no.err(op, nil))
-		}
-	}}
-	defer t.watch()()
+	ctx, t, paid := s.toll(ctx, op, spec.Spec.VCPUs)
+	defer paid()
 	spec.Progress = func(p sandbox.TemplateProgress) {
 		t.stage(p.Stage)
 		if req.Progress != nil {
@@ -176,6 +170,22 @@ type toll struct {
 	mu   sync.Mutex
 	at   time.Time // up to which it was charged for
 	runs bool      // its vCPUs do, or those of the copy that is made for trial
+}
+
+// toll begins to charge for a sandbox of so many vCPUs. What is used up ends the context that is returned; paid charges for the rest,
+// and must be called.
+func (s *Session) toll(ctx context.Context, op string, vcpus int) (_ context.Context, t *toll, paid func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	t = &toll{s: s, vcpus: int64(vcpus), at: time.Now(), runs: true, cancel: func() {
+		if no := s.ledger.exhausted(); no != nil {
+			cancel(no.err(op, nil))
+		}
+	}}
+	stop := t.watch()
+	return ctx, t, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // watch charges now and then until the function that it returns is called, which charges for the rest.
