@@ -24,7 +24,6 @@ const (
 	// MaxStateSize bounds the encoded state of a snapshot, in bytes.
 	MaxStateSize = 1 << 20
 
-	maxExtents = 2048 // an image has about half of that at most
 	// maxPrefetch bounds the runs of RAM that are mapped ahead.
 	maxPrefetch = 2048
 	// settleDelay is how long after a branch the memory is freed that it has left without a user.
@@ -79,29 +78,36 @@ func (vm *VM) Branch() (*Snapshot, error) {
 func (vm *VM) branch() (_ *Snapshot, err error) {
 	vm.branching.Lock()
 	defer vm.branching.Unlock()
-	pages, err := vm.pagemap()
+	s, err := vm.still()
+	// When the snapshot is with who wants it: on a host with one processor both would wait.
+	defer time.AfterFunc(settleDelay, func() { _ = vm.memory.Settle() }) // the end of the memory does it too
 	if err != nil {
 		return nil, err
 	}
-	vm.machine.Pause()
-	defer func() {
-		vm.machine.Resume()
-		// When the guest runs again and the snapshot is with who wants it: on a host with one processor both would wait.
-		time.AfterFunc(settleDelay, func() { _ = vm.memory.Settle() }) // the end of the memory does it too
-	}()
-	s := &Snapshot{prefetch: vm.prefetch}
-	if s.machine, err = vm.machine.State(vm.msrs); err != nil {
-		return nil, err
-	}
-	s.state = vm.deviceStates()
-	s.state.vcpus = len(s.machine.VCPUs)
-	if s.image, err = vm.memory.Branch(pages); err != nil {
+	if s.image, err = vm.memory.Image(); err != nil {
 		return nil, err
 	}
 	if n := len(s.image.Layers()); n > MaxLayers {
 		return nil, errors.Join(fmt.Errorf("its memory has %d layers; up to %d are possible", n, MaxLayers), s.image.Close())
 	}
 	return s, nil
+}
+
+// still is the part of branch for which the guest stands still: all but the image.
+func (vm *VM) still() (*Snapshot, error) {
+	pages, err := vm.pagemap()
+	if err != nil {
+		return nil, err
+	}
+	vm.machine.Pause()
+	defer vm.machine.Resume()
+	s := &Snapshot{prefetch: vm.prefetch}
+	if s.machine, err = vm.machine.State(vm.msrs); err != nil {
+		return nil, err
+	}
+	s.state = vm.deviceStates()
+	s.state.vcpus = len(s.machine.VCPUs)
+	return s, vm.memory.Split(pages)
 }
 
 // deviceStates asks the devices what they remember. They are paused.

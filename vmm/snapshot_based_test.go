@@ -85,7 +85,7 @@ func TestSavedOnBase(t *testing.T) {
 	if err := errors.Join(mem.WriteAt([]byte("newer"), 200<<10), mem.WriteAt(make([]byte, 16), 100<<10)); err != nil {
 		t.Fatal(err)
 	}
-	image, err := mem.Branch(pages)
+	image, err := imageOf(mem, pages)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestBranchOnBases(t *testing.T) {
 	}
 	like := exampleSnapshot(t)
 	branched := func(mem *guestmem.Memory) *Snapshot {
-		image, err := mem.Branch(pages)
+		image, err := imageOf(mem, pages)
 		if err != nil {
 			t.Fatal(err)
 		}

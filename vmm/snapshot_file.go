@@ -46,8 +46,8 @@ func SaveMemory(ctx context.Context, w *snapshot.Writer, state []byte, layers []
 		}
 	}
 	slices.SortFunc(saved.extents, func(a, b extentRecord) int { return cmp.Compare(a.RAM, b.RAM) })
-	if len(saved.extents) > maxExtents {
-		return nil, fmt.Errorf("save snapshot: its memory is in %d runs; up to %d are possible", len(saved.extents), maxExtents)
+	if len(saved.extents) > guestmem.MaxExtents {
+		return nil, fmt.Errorf("save snapshot: its memory is in %d runs; up to %d are possible", len(saved.extents), guestmem.MaxExtents)
 	}
 	return append(saved.append(nil), rest...), nil
 }

@@ -178,7 +178,7 @@ func FuzzLayout(f *testing.F) {
 			}
 			return
 		}
-		if !bytes.HasSuffix(b, rest) || len(l.extents) > maxExtents || len(l.prefetch) > maxPrefetch {
+		if !bytes.HasSuffix(b, rest) || len(l.extents) > guestmem.MaxExtents || len(l.prefetch) > maxPrefetch {
 			t.Fatalf("%d extents, %d bytes left", len(l.extents), len(rest))
 		}
 		at := uint64(0)

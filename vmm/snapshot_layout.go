@@ -53,7 +53,7 @@ func decodeLayout(d *codec.Decoder) (l layout, err error) {
 		return l, fmt.Errorf("it is of version %d, this program reads version %d", head[1], StateVersion)
 	}
 	d.Value(&l.size)
-	for range d.Count(maxExtents) {
+	for range d.Count(guestmem.MaxExtents) {
 		var r extentRecord
 		d.Value(&r)
 		l.extents = append(l.extents, r)

@@ -38,7 +38,7 @@ func exampleSnapshot(t testing.TB) *Snapshot {
 		if err := mem.WriteAt([]byte("content"), i*100<<10); err != nil {
 			t.Fatal(err)
 		}
-		if image, err = mem.Branch(pages); err != nil {
+		if image, err = imageOf(mem, pages); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -46,6 +46,14 @@ func exampleSnapshot(t testing.TB) *Snapshot {
 	s.state = snapshotState{vcpus: 1, disks: []blk.State{{Sectors: 8}}, socket: vsock.State{NextPort: 5000}, card: &net.State{MAC: [6]byte{2}}}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+// imageOf is a branch of memory that nobody writes.
+func imageOf(mem *guestmem.Memory, pages *guestmem.Pagemap) (*guestmem.Image, error) {
+	if err := mem.Split(pages); err != nil {
+		return nil, err
+	}
+	return mem.Image()
 }
 
 func encoded(t testing.TB, s *Snapshot) ([]byte, []*os.File) {

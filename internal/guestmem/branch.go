@@ -1,52 +1,59 @@
 package guestmem
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"maps"
-	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
-// maxExtents bounds the extents of an image. Each is a mapping in every fork, which takes a few
-// microseconds to make and to free (BenchmarkForkExtents), and a process may have 65,530 (vm.max_map_count).
-const maxExtents = 1024
+// A branch is made in two steps, of which the guest stands still for the first only. Split makes a layer of the pages that
+// the memory has written, and has the memory go on from it. Image finishes that layer (compact.go) and gives out what
+// copies are made of.
 
-// moreExtents is how many a branch may add in any case.
-const moreExtents = 32
+// split is what Split has begun and Image is to finish.
+type split struct {
+	layer *layerRef
+	// below is what the layer lies on, written what the layer has of its own. The file of the layer is as large as RAM and has each
+	// page where RAM has it: nothing needs to be known of the others when these are written.
+	below   *Image
+	written []span
+}
 
-// maxLayers bounds the layers of an image. Each is an open file in every process that has the image. A branch that
-// would make one more takes the small ones together.
-const maxLayers = 100
-
-// fewLayers is how many layers an image has at least before small ones are taken together: each costs every copy the time of a
-// system call or two. crumbSize is what that may add to a branch, in bytes, or an eighth of what the branch copies anyway.
-const (
-	fewLayers = 8
-	crumbSize = 64 * PageSize
-)
-
-// Branch makes an image of what the memory holds now, and has the memory go on from it: what is
-// written afterwards is not in the image. It costs the pages written since the memory's own birth, or
-// since the last Branch, never its size.
+// Split has the memory go on from what it holds now: what is written afterwards will not be in the image that Image
+// returns. It costs the pages written since the memory's own birth, or since the last Split, never its size.
 //
-// Nobody may write to the memory meanwhile: the VM and all devices are paused. Slices of guest memory
-// and memslots remain valid. When it fails, the memory is as it was. Settle is to follow when the VM goes on.
-func (m *Memory) Branch(p *Pagemap) (*Image, error) {
+// Nobody may write to the memory meanwhile: the VM and all devices are paused. Slices of guest memory and memslots remain
+// valid. When it fails, the memory is as it was.
+func (m *Memory) Split(p *Pagemap) error {
 	if err := m.Acquire(); err != nil {
-		return nil, fmt.Errorf("branch guest memory: %w", err)
+		return fmt.Errorf("branch guest memory: %w", err)
 	}
 	defer m.Release()
 	var err error
 	if m.file != nil {
 		err = m.sealOwn()
 	} else {
-		err = m.sealWritten(p)
+		err = m.splitWritten(p)
 	}
 	if err != nil {
+		return fmt.Errorf("branch guest memory: %w", err)
+	}
+	return nil
+}
+
+// Image returns what the memory held when it was last split. The guest may run meanwhile, and Settle is to follow; Split may
+// not run. An error leaves everything as it is, and it may be called again.
+func (m *Memory) Image() (*Image, error) {
+	if err := m.Acquire(); err != nil {
+		return nil, fmt.Errorf("branch guest memory: %w", err)
+	}
+	defer m.Release()
+	if m.image == nil {
+		return nil, fmt.Errorf("branch guest memory: %w: it was not split", errors.ErrUnsupported)
+	}
+	if err := m.finish(); err != nil {
 		return nil, fmt.Errorf("branch guest memory: %w", err)
 	}
 	return m.image.hold(), nil
@@ -68,44 +75,97 @@ func (m *Memory) sealOwn() error {
 	return nil
 }
 
-// sealWritten moves the pages that a fork has written to a layer of their own.
-func (m *Memory) sealWritten(p *Pagemap) error {
+// splitWritten moves the pages that a fork has written to a layer of their own.
+func (m *Memory) splitWritten(p *Pagemap) error {
 	if m.image == nil {
 		return fmt.Errorf("%w: memory of layers that no image holds", errors.ErrUnsupported)
 	}
-	spans, err := p.written(m.mapping)
-	if err != nil || len(spans) == 0 {
+	if err := m.finish(); err != nil { // if nobody has
 		return err
 	}
-	switch n := len(m.image.refs); {
-	case n >= maxLayers:
-		spans = union(spans, m.image.scattered())
-	case n >= fewLayers:
-		spans = union(spans, m.image.crumbs(max(crumbSize, total(spans)/8)))
-	}
-	// What there is already, of a file with more runs, is no reason to copy what lies in between.
-	spans = bridge(m.image.extents, spans, max(maxExtents, len(m.image.extents)+moreExtents))
-	layer, extents, err := m.copyOut(spans)
+	written, err := p.written(m.mapping)
 	if err != nil {
 		return err
 	}
-	old := m.image
-	m.image = holdImage(old.size, append(slices.Clone(old.refs), newLayerRef(layer)), overlay(old.extents, extents))
+	var own []Extent
+	if len(written) > 0 {
+		written = joinGaps(written, nearGap)
+		layer, err := m.copyOut(written)
+		if err != nil {
+			return err
+		}
+		own = extentsOf(layer, written)
+		s := &split{newLayerRef(layer), m.image, written}
+		m.image = holdImage(s.below.size, append(slices.Clone(s.below.refs), s.layer), overlay(s.below.extents, own))
+		m.split = s
+	}
 	// From here on nothing can go wrong. A page that is not given back is still this memory's own, of
 	// the same content, and will be taken for a written one the next time.
-	for _, e := range extents {
-		if layer.mapInto(m.mapping, e) != nil {
+	for _, e := range overlay(m.moved, own) {
+		if e.Layer.mapInto(m.mapping, e) != nil {
 			break // out of mappings
 		}
 	}
-	m.leftMu.Lock()
-	m.left = append(m.left, old)
-	m.leftMu.Unlock()
+	m.moved = nil
 	return nil
 }
 
+// copyOut makes a layer that has runs of RAM, each where RAM has it, and holes elsewhere.
+func (m *Memory) copyOut(spans []span) (*Layer, error) {
+	file, err := memfd(m.Size())
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range spans {
+		if err := writeAll(file, m.mapping.mem[s.start:s.end], int64(s.start)); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+	}
+	return &Layer{file: file, size: m.Size()}, nil
+}
+
+// extentsOf says that runs of RAM are in the layer that copyOut has made.
+func extentsOf(l *Layer, spans []span) []Extent {
+	extents := make([]Extent, len(spans))
+	for i, s := range spans {
+		extents[i] = Extent{RAM: s.start, Size: s.end - s.start, Layer: l, Offset: s.start}
+	}
+	return extents
+}
+
+// finish adds to the layer that Split has begun what spares copies mappings and layers, and seals it. If there is no room for
+// that, the layer stays with what was written. On error it can be called again.
+func (m *Memory) finish() error {
+	s := m.split
+	if s == nil {
+		return nil
+	}
+	taken := m.image.small(s.layer.Layer, total(s.written))
+	spans := bridge(s.below.extents, union(s.written, taken))
+	copied := s.below.copyTo(s.layer.file, subtract(spans, s.written))
+	if err := seal(s.layer.file); err != nil {
+		return err
+	}
+	if copied == nil {
+		m.leave(m.image)
+		m.image = holdImage(s.below.size, append(slices.Clone(s.below.refs), s.layer), overlay(s.below.extents, extentsOf(s.layer.Layer, spans)))
+		m.moved = extentsOf(s.layer.Layer, taken)
+	}
+	m.leave(s.below)
+	m.split = nil
+	return nil
+}
+
+// leave has Settle close an image.
+func (m *Memory) leave(i *Image) {
+	m.leftMu.Lock()
+	defer m.leftMu.Unlock()
+	m.left = append(m.left, i)
+}
+
 // Settle frees the layers that branches have left without a user, which takes about a seventh of the time that it took
-// to make them, and for which no guest needs to stand still. Until then, or until Close, they take memory.
+// to make them, and for which no guest needs to stand still. Until then, or until Close, they take memory. Layers whose
+// pages were moved to a newer one stay mapped until the next Split.
 func (m *Memory) Settle() error {
 	if m.Acquire() != nil {
 		return nil // closed, which has done it
@@ -125,146 +185,3 @@ func (m *Memory) closeLeft() error {
 	}
 	return errors.Join(errs...)
 }
-
-// crumbs returns the runs of RAM that are in the smallest layers, as many of them as have no more than so many bytes
-// together, ascending. One alone is no gain.
-func (i *Image) crumbs(budget uint64) (spans []span) {
-	live := map[*Layer]uint64{}
-	for _, e := range i.extents {
-		live[e.Layer] += e.Size
-	}
-	layers := slices.SortedFunc(maps.Keys(live), func(x, y *Layer) int { return cmp.Compare(live[x], live[y]) })
-	small, sum := map[*Layer]bool{}, uint64(0)
-	for _, l := range layers {
-		if sum += live[l]; sum > budget {
-			break
-		}
-		small[l] = true
-	}
-	if len(small) < 2 {
-		return nil
-	}
-	for _, e := range i.extents {
-		if small[e.Layer] {
-			spans = appendSpan(spans, span{e.RAM, e.end()})
-		}
-	}
-	return spans
-}
-
-// total is the size of runs in bytes.
-func total(spans []span) (n uint64) {
-	for _, s := range spans {
-		n += s.end - s.start
-	}
-	return n
-}
-
-// scattered returns the runs of RAM that are in neither of the two largest layers, ascending.
-func (i *Image) scattered() (spans []span) {
-	var large [2]*Layer
-	for _, r := range i.refs {
-		switch {
-		case large[0] == nil || r.size > large[0].size:
-			large[0], large[1] = r.Layer, large[0]
-		case large[1] == nil || r.size > large[1].size:
-			large[1] = r.Layer
-		}
-	}
-	for _, e := range i.extents {
-		if e.Layer != large[0] && e.Layer != large[1] {
-			spans = appendSpan(spans, span{e.RAM, e.end()})
-		}
-	}
-	return spans
-}
-
-// union joins two ascending lists of runs.
-func union(a, b []span) []span {
-	all := slices.Concat(a, b)
-	slices.SortFunc(all, func(x, y span) int { return cmp.Compare(x.start, y.start) })
-	out := all[:0]
-	for _, s := range all {
-		if n := len(out); n > 0 && s.start <= out[n-1].end {
-			out[n-1].end = max(out[n-1].end, s.end)
-		} else {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-// copyOut makes a layer of runs of RAM, one after the other.
-func (m *Memory) copyOut(spans []span) (_ *Layer, _ []Extent, err error) {
-	var size uint64
-	for _, s := range spans {
-		size += s.end - s.start
-	}
-	file, err := memfd(size)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = file.Close()
-		}
-	}()
-	l := &Layer{file: file, size: size}
-	extents := make([]Extent, 0, len(spans))
-	var at uint64
-	for _, s := range spans {
-		if err := writeAll(file, m.mapping.mem[s.start:s.end], int64(at)); err != nil {
-			return nil, nil, err
-		}
-		extents = append(extents, Extent{RAM: s.start, Size: s.end - s.start, Layer: l, Offset: at})
-		at += s.end - s.start
-	}
-	return l, extents, seal(file)
-}
-
-// writeAll has the kernel copy straight from the guest's memory.
-func writeAll(file *os.File, p []byte, off int64) error {
-	if _, err := file.WriteAt(p, off); err != nil {
-		return fmt.Errorf("copy guest memory to a layer: %w", err)
-	}
-	return nil
-}
-
-// bridge fills the smallest gaps between runs until the image that results has no more than limit
-// extents. The pages in a gap are copied though nobody has written them, which costs memory, but less
-// time in every fork than a mapping more.
-func bridge(lower []Extent, spans []span, limit int) []span {
-	for gap := uint64(minGap); ; gap *= 2 {
-		spans = joinGaps(spans, gap)
-		if len(spans) == 1 || countExtents(lower, spans) <= limit {
-			return spans
-		}
-	}
-}
-
-// minGap is the gap that is always filled: four pages copy in less time than a mapping takes.
-const minGap = 4 * PageSize
-
-func joinGaps(spans []span, gap uint64) []span {
-	out := spans[:1]
-	for _, s := range spans[1:] {
-		if last := &out[len(out)-1]; s.start-last.end <= gap {
-			last.end = s.end
-		} else {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-// countExtents is how many there are when spans have covered lower.
-func countExtents(lower []Extent, spans []span) int {
-	upper := make([]Extent, len(spans))
-	for i, s := range spans {
-		upper[i] = Extent{RAM: s.start, Size: s.end - s.start, Layer: countingLayer, Offset: uint64(i) << 32}
-	}
-	return len(overlay(lower, upper))
-}
-
-// countingLayer stands for one that is still to be made.
-var countingLayer = &Layer{}

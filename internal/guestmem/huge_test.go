@@ -72,7 +72,7 @@ func TestBranchOfHugePages(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			image, err := m.mem.Branch(p)
+			image, err := imageOf(m.mem, p)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -96,7 +96,7 @@ func (i *Image) Layers() []*Layer {
 }
 
 // Fork makes RAM with the image's content. Its cost does not depend on the size of RAM, but on the
-// number of extents, which Branch bounds.
+// number of extents, which Memory.Image bounds.
 func (i *Image) Fork(opt Options) (*Memory, error) {
 	m, err := Fork(i.size, i.extents, opt)
 	if err != nil {

@@ -2,32 +2,50 @@ package guestmem
 
 import (
 	"bytes"
+	"os"
 	"slices"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
-func TestUnion(t *testing.T) {
-	got := union([]span{{0, 2}, {4, 6}, {10, 12}}, []span{{1, 5}, {7, 8}, {12, 14}})
-	if want := []span{{0, 6}, {7, 8}, {10, 14}}; !slices.Equal(got, want) {
-		t.Errorf("got %v, not %v", got, want)
+func TestSpans(t *testing.T) {
+	a, b := []span{{0, 2}, {4, 6}, {10, 12}}, []span{{1, 5}, {7, 8}, {12, 14}}
+	if got, want := union(a, b), []span{{0, 6}, {7, 8}, {10, 14}}; !slices.Equal(got, want) {
+		t.Errorf("together they are %v, not %v", got, want)
+	}
+	if got, want := subtract(union(a, b), a), []span{{2, 4}, {7, 8}, {12, 14}}; !slices.Equal(got, want) {
+		t.Errorf("without the first ones they are %v, not %v", got, want)
+	}
+	if got, want := subtract(a, []span{{0, 1}, {5, 11}}), []span{{1, 2}, {4, 5}, {11, 12}}; !slices.Equal(got, want) {
+		t.Errorf("what is left is %v, not %v", got, want)
+	}
+	if got, want := joinGaps(a, 2), []span{{0, 6}, {10, 12}}; !slices.Equal(got, want) {
+		t.Errorf("joined they are %v, not %v", got, want)
 	}
 }
 
-// TestLayersAreBounded: memory that is branched for ever keeps a bounded number of layers, and its content. Of small ones it
-// keeps few.
+// TestLayersAreBounded: memory that is branched for ever keeps a bounded number of layers, and its content.
 func TestLayersAreBounded(t *testing.T) {
-	t.Run("small", func(t *testing.T) {
-		most := testLayersAreBounded(t, 4<<20, func(round int) (page, n int) { return (round * 37) % 1000, 1 + round%3 })
-		if most > 3*fewLayers {
-			t.Errorf("%d small layers", most)
-		}
-	})
-	t.Run("large", func(t *testing.T) {
-		most := testLayersAreBounded(t, 64<<20, func(round int) (page, n int) { return round * 80 % 16000, 80 })
-		if most < maxLayers {
-			t.Errorf("never more than %d layers: what is to be tested has not happened", most)
-		}
-	})
+	for _, test := range []struct {
+		name string
+		most int
+		// written is which pages are written before each branch.
+		written func(round int) (page, n int)
+	}{
+		{"few pages", 8, func(round int) (page, n int) { return round * 37 % 1000, 1 + round%3 }},
+		{"always the same", 3, func(int) (page, n int) { return 100, 200 }},
+		{"a large part each time", 2*smallPart + 8, func(round int) (page, n int) { return round * 700 % 15000, 700 }},
+		// What each layer keeps is one page: all others are written again.
+		{"a rest in each layer", 8, func(round int) (page, n int) { return 1 + round, 2000 }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if most := testLayersAreBounded(t, 64<<20, test.written); most > test.most {
+				t.Errorf("up to %d layers, not %d", most, test.most)
+			}
+		})
+	}
 }
 
 func testLayersAreBounded(t *testing.T, size int, written func(round int) (page, n int)) (most int) {
@@ -37,6 +55,7 @@ func testLayersAreBounded(t *testing.T, size int, written func(round int) (page,
 	if err != nil {
 		t.Fatal(err)
 	}
+	before := mappedLayers(t)
 	r := &related{mem: mem, want: make([]byte, size)}
 	write := func(page, n int, v byte) {
 		fill := bytes.Repeat([]byte{v}, n*PageSize)
@@ -46,18 +65,19 @@ func testLayersAreBounded(t *testing.T, size int, written func(round int) (page,
 		}
 	}
 	write(0, 1000, 1)
-	for round := range 3 * maxLayers {
-		image, err := mem.Branch(p)
+	for round := range 100 {
+		image, err := imageOf(mem, p)
 		if err == nil {
 			err = mem.Settle()
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		most = max(most, len(image.Layers()))
-		if most > maxLayers {
-			t.Fatalf("round %d: %d layers", round, most)
+		// Those that were taken in by the last one are mapped until the next one.
+		if files := mappedLayers(t) - before; files > 2*len(image.Layers())+fewLayers {
+			t.Fatalf("round %d: %d files are mapped for %d layers", round, files, len(image.Layers()))
 		}
+		most = max(most, len(image.Layers()))
 		child, err := image.Fork(Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -83,4 +103,99 @@ func testLayersAreBounded(t *testing.T, size int, written func(round int) (page,
 		t.Errorf("%d files are open, %d before", n, files)
 	}
 	return most
+}
+
+// mappedLayers counts the memory files that this process has mapped.
+func mappedLayers(t *testing.T) int {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]bool{}
+	for line := range strings.Lines(string(raw)) {
+		if fields := strings.Fields(line); len(fields) > 5 && strings.Contains(fields[5], "aether-guest-memory") {
+			files[fields[4]] = true
+		}
+	}
+	return len(files)
+}
+
+// allocated is how many bytes of memory a layer takes.
+func allocated(t *testing.T, l *Layer) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := control(l.file, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
+
+// TestBranchWithoutRoom: a layer that cannot be filled up stays with what was written, and one that cannot be finished is by the
+// next attempt.
+func TestBranchWithoutRoom(t *testing.T) {
+	p := pagemap(t)
+	m := newMemory(t, 4*mib)
+	base := branch(t, m, p)
+	child, err := base.Fork(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer child.Close()
+	write(t, child, 10*PageSize, "one")
+	write(t, child, 20*PageSize, "two")
+	if err := child.Split(p); err != nil {
+		t.Fatal(err)
+	}
+	closed, err := os.Open(os.DevNull)
+	if err == nil {
+		err = closed.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What lies between cannot be read.
+	child.split.below.extents = []Extent{{Size: 4 * mib, Layer: &Layer{file: closed, size: 4 * mib}}}
+	image, err := child.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	if n := len(image.extents); n != 5 {
+		t.Errorf("%d extents: %v", n, image.extents)
+	}
+	wantAt(t, child, 10*PageSize, "one")
+	copied, err := image.Fork(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer copied.Close()
+	wantAt(t, copied, 20*PageSize, "two")
+
+	write(t, child, 10*PageSize, "six")
+	if err := child.Split(p); err != nil {
+		t.Fatal(err)
+	}
+	file := child.split.layer.file
+	child.split.layer.file = closed
+	if _, err := child.Image(); err == nil {
+		t.Error("a layer that cannot be sealed is no error")
+	}
+	child.split.layer.file = file
+	write(t, child, 10*PageSize, "ten")
+	if err := child.Split(p); err != nil { // finishes the one before
+		t.Fatal(err)
+	}
+	last, err := child.Image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer last.Close()
+	for _, l := range last.Layers() {
+		if !IsSealed(l.file) {
+			t.Error("a layer is not sealed")
+		}
+	}
+	wantAt(t, child, 10*PageSize, "ten")
+	wantAt(t, child, 20*PageSize, "two")
 }

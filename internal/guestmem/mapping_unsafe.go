@@ -38,6 +38,69 @@ func reserve(size uint64) (mapping, error) {
 	}, nil
 }
 
+// piece is a part of a mapping: of a file from an offset on, or of zeros where file is nil.
+type piece struct {
+	at, size uint64
+	file     *os.File
+	offset   uint64
+}
+
+// errTaken says that somebody else of this process has mapped something where a mapping was to be.
+var errTaken = errors.New("the address space was taken meanwhile")
+
+// compose makes a mapping of size bytes of pieces, which follow each other from its start to its end. To map them where
+// nothing is takes less than half of the time that it takes to map them over something; but what nobody has
+// reserved somebody else may take, and then the error wraps errTaken.
+func compose(size uint64, pieces []piece) (mapping, error) {
+	mp, err := reserve(size)
+	if err != nil {
+		return mapping{}, err
+	}
+	start := unsafe.Pointer(&mp.mem[0])
+	if err := unix.MunmapPtr(start, uintptr(size)); err != nil {
+		return mapping{}, errors.Join(fmt.Errorf("free %d bytes of address space: %w", size, err), mp.unmap())
+	}
+	for _, p := range pieces {
+		if err := mp.place(p); err != nil {
+			// Only what is this mapping's: what lies before the piece, and what was reserved around it all.
+			head := uintptr(start) - uintptr(mp.reserved)
+			errs := []error{err, unmap(mp.reserved, head+uintptr(p.at)), unmap(unsafe.Add(start, size), mp.reservedSize-head-uintptr(size))}
+			return mapping{}, errors.Join(errs...)
+		}
+	}
+	return mp, nil
+}
+
+// place maps a piece where nothing is.
+func (mp mapping) place(p piece) error {
+	place := unsafe.Pointer(&mp.mem[p.at : p.at+p.size][0])
+	at := func(fd, flags int) error {
+		got, err := unix.MmapPtr(fd, int64(p.offset), place, uintptr(p.size), unix.PROT_READ|unix.PROT_WRITE,
+			flags|unix.MAP_PRIVATE|unix.MAP_FIXED_NOREPLACE|unix.MAP_NORESERVE)
+		switch {
+		case errors.Is(err, unix.EEXIST):
+			err = errTaken
+		case err == nil && got != place: // before Linux 4.17
+			err = errors.Join(errTaken, unmap(got, uintptr(p.size)))
+		}
+		if err != nil {
+			return fmt.Errorf("map %d bytes of guest memory at %#x: %w", p.size, p.at, err)
+		}
+		return nil
+	}
+	if p.file == nil {
+		return at(-1, unix.MAP_ANONYMOUS)
+	}
+	return control(p.file, func(fd int) error { return at(fd, 0) })
+}
+
+func unmap(at unsafe.Pointer, size uintptr) error {
+	if size == 0 {
+		return nil
+	}
+	return unix.MunmapPtr(at, size)
+}
+
 // file maps size bytes of a file, from offset on, at the given place of the mapping.
 func (mp mapping) file(at, size uint64, file *os.File, offset uint64, share int) error {
 	return control(file, func(fd int) error {

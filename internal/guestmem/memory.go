@@ -43,9 +43,11 @@ type Region struct {
 type Memory struct {
 	mapping mapping
 	regions []Region
-	// What Branch changes: its caller has stopped all that could use the memory meanwhile.
+	// What Split changes: its caller has stopped all that could use the memory meanwhile; and Image.
 	file  *os.File // the memory file of New; nil for a fork
 	image *Image   // what this memory is a fork of; nil for memory of New, and of the function Fork
+	split *split   // nil once finished
+	moved []Extent // what the newest layer has taken in from others that are still mapped; for the next Split
 
 	leftMu sync.Mutex
 	left   []*Image // that Settle is to close
@@ -117,6 +119,15 @@ func Fork(size uint64, extents []Extent, opt Options) (*Memory, error) {
 			return nil, err
 		}
 	}
+	if pieces := piecesOf(size, extents); pieces != nil {
+		mp, err := compose(size, pieces)
+		if err == nil {
+			return layOut(mp, opt)
+		}
+		if !errors.Is(err, errTaken) {
+			return nil, err
+		}
+	}
 	return mapMemory(size, opt, func(mp mapping) error {
 		if err := mp.zero(0, size); err != nil {
 			return err
@@ -128,6 +139,25 @@ func Fork(size uint64, extents []Extent, opt Options) (*Memory, error) {
 		}
 		return nil
 	})
+}
+
+// piecesOf returns what RAM of extents consists of, with the zeros between them, or nil if they are not in order, or overlap.
+func piecesOf(size uint64, extents []Extent) (pieces []piece) {
+	at := uint64(0)
+	for _, e := range extents {
+		if e.RAM < at {
+			return nil
+		}
+		if e.RAM > at {
+			pieces = append(pieces, piece{at: at, size: e.RAM - at})
+		}
+		pieces = append(pieces, piece{e.RAM, e.Size, e.Layer.file, e.Offset})
+		at = e.end()
+	}
+	if at < size {
+		pieces = append(pieces, piece{at: at, size: size - at})
+	}
+	return pieces
 }
 
 func (e Extent) check(size uint64) error {
@@ -145,17 +175,22 @@ func (e Extent) check(size uint64) error {
 	return nil
 }
 
-// mapMemory reserves address space, has fill map something at every byte of it, and lays it out.
+// mapMemory reserves address space, has fill map something at every byte of it, and lays it out. The size is one that
+// Layout takes.
 func mapMemory(size uint64, opt Options, fill func(mapping) error) (*Memory, error) {
-	ranges, err := Layout(size)
-	if err != nil {
-		return nil, err
-	}
 	mp, err := reserve(size)
 	if err != nil {
 		return nil, err
 	}
-	err = fill(mp)
+	if err := fill(mp); err != nil {
+		return nil, errors.Join(err, mp.unmap())
+	}
+	return layOut(mp, opt)
+}
+
+// layOut lays out what is mapped, and takes it over, also when it fails.
+func layOut(mp mapping, opt Options) (*Memory, error) {
+	ranges, err := Layout(uint64(len(mp.mem)))
 	if err == nil {
 		err = mp.advise(opt)
 	}
@@ -240,6 +275,9 @@ func (m *Memory) Close() error {
 	}
 	if m.image != nil {
 		err = errors.Join(err, m.image.Close())
+	}
+	if m.split != nil {
+		err = errors.Join(err, m.split.below.Close())
 	}
 	return errors.Join(err, m.closeLeft())
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -301,5 +303,59 @@ func TestNoLeaksOnFailure(t *testing.T) {
 	}
 	if fds, maps := usage(t); fds > fdsBefore || maps > mapsBefore+20 {
 		t.Errorf("after 100 failures %d descriptors and %d mappings, before %d and %d", fds, maps, fdsBefore, mapsBefore)
+	}
+}
+
+// TestForkWherePlaceIsTaken: while memory is mapped piece by piece, other threads map things too, some of them in its place.
+func TestForkWherePlaceIsTaken(t *testing.T) {
+	const size = 8 << 20
+	base := frozen(t, "base", size)
+	page := frozen(t, "page", PageSize)
+	var extents []Extent
+	for at := uint64(0); at < size; at += 4 * PageSize { // page, base, zeros
+		extents = append(extents, Extent{RAM: at, Size: PageSize, Layer: page},
+			Extent{RAM: at + PageSize, Size: PageSize, Layer: base, Offset: 0})
+	}
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 2 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				own, err := unix.Mmap(-1, 0, 64*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				own[len(own)-1], own[0] = 1, 2 // a fault if somebody else has unmapped it
+				if own[len(own)-1] != 1 || own[0] != 2 {
+					t.Error("somebody else has written here")
+				}
+				if err := unix.Munmap(own); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 200 {
+		m, err := Fork(size, extents, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAt(t, m, 4*PageSize, "page")
+		wantAt(t, m, 5*PageSize, "base")
+		wantAt(t, m, 6*PageSize, "\x00\x00")
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	others.Wait()
+	if _, err := compose(size, []piece{{at: 0, size: PageSize}, {at: 0, size: PageSize}}); !errors.Is(err, errTaken) {
+		t.Errorf("a place that is taken: %v", err)
 	}
 }

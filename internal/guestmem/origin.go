@@ -3,7 +3,7 @@ package guestmem
 import "fmt"
 
 // Extents returns where the content of the memory is that it has not written since it was made or last branched, as
-// Image.Extents does, and the layers that are named there. It must not run beside a Branch.
+// Image.Extents does, and the layers that are named there. It must not run beside Split or Image.
 func (m *Memory) Extents() ([]*Layer, []Extent) {
 	if m.image == nil {
 		return nil, nil
@@ -13,7 +13,7 @@ func (m *Memory) Extents() ([]*Layer, []Extent) {
 
 // Own tells which pages are this memory's own, and no layer's: a bit for each page of RAM from the byte from on, the lowest
 // first, as many as there is room for in bits, which are zero before. The pages that were written since the memory was made
-// or last branched are among them. It may be called while the guest runs, but not beside a Branch.
+// or last branched are among them. It may be called while the guest runs, but not beside Split or Image.
 func (m *Memory) Own(p *Pagemap, from uint64, bits []byte) error {
 	if err := m.Acquire(); err != nil {
 		return fmt.Errorf("list written guest memory: %w", err)

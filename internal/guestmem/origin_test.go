@@ -24,7 +24,7 @@ func TestOwn(t *testing.T) {
 	if err := m.WriteAt([]byte("x"), 3*PageSize); err != nil {
 		t.Fatal(err)
 	}
-	image, err := m.Branch(pages)
+	image, err := imageOf(m, pages)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func testTouched(t *testing.T, noScan bool) {
 	if err := first.WriteAt(bytes.Repeat([]byte("x"), size/2), 0); err != nil {
 		t.Fatal(err)
 	}
-	image, err := first.Branch(p)
+	image, err := imageOf(first, p)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,9 +36,6 @@ func NewPagemap(file *os.File) *Pagemap { return &Pagemap{file: file} }
 // Close closes the file.
 func (p *Pagemap) Close() error { return p.file.Close() }
 
-// span is a run of bytes of RAM, counted without the hole; whole pages.
-type span struct{ start, end uint64 }
-
 // written returns the pages of the mapping that are its own and no layer's, ascending, with neighbours
 // joined. It costs the walk through the page tables that are there, not the size of the mapping, where
 // the kernel can list them (PAGEMAP_SCAN, Linux 6.7); else eight bytes a page.
@@ -108,12 +105,4 @@ func (p *Pagemap) entries(mp mapping, each func(page span, entry uint64)) error 
 		done += n / 8
 	}
 	return nil
-}
-
-func appendSpan(spans []span, s span) []span {
-	if n := len(spans); n > 0 && spans[n-1].end == s.start {
-		spans[n-1].end = s.end
-		return spans
-	}
-	return append(spans, s)
 }

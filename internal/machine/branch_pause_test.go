@@ -86,11 +86,15 @@ func benchmarkBranchPause(b *testing.B, written int) {
 	}
 	branch := func() {
 		m.Pause()
-		defer m.Resume()
-		if _, err := m.State(f.msrs); err != nil {
+		_, err := m.State(f.msrs)
+		if err == nil {
+			err = mem.Split(f.pagemap)
+		}
+		m.Resume()
+		if err != nil {
 			b.Fatal(err)
 		}
-		image, err := mem.Branch(f.pagemap)
+		image, err := mem.Image()
 		if err == nil {
 			err = image.Close()
 		}

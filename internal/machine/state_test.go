@@ -41,7 +41,10 @@ func (f *family) branch(t testing.TB, m *Machine) (*guestmem.Image, *State) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := m.mem.Branch(f.pagemap)
+	if err := m.mem.Split(f.pagemap); err != nil {
+		t.Fatal(err)
+	}
+	image, err := m.mem.Image()
 	if err != nil {
 		t.Fatal(err)
 	}

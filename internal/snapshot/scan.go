@@ -12,9 +12,8 @@ import (
 const (
 	// minGap is the same as minHole where a base has what is in between.
 	minGap = 16 << 10
-	// maxParts is how many runs there are with those that remain of bases, of which the written ones are taken away. It leaves
-	// room for what a copy writes: a branch whose memory is in more than 1,024 runs (package guestmem) copies what is between
-	// them, while the guest stands still.
+	// maxParts is how many runs there are with those that remain of bases, of which the written ones are taken away: each is a
+	// mapping in all copies, to which that of what they write is added.
 	maxParts = 768
 	// manyParts is what is put up with where gaps of largeGap are filled already.
 	manyParts = 1536
