@@ -92,7 +92,7 @@ func sendBranch(to *stream, snapshot *vmm.Snapshot) error {
 func (s *server) buildCopy(boot *bootMessage, files []*os.File) (_ *vmm.VM, err error) {
 	stateFile, layers := files[0], files[1:1+boot.Layers]
 	cfg := vmm.ForkConfig{Shell: s.shell, Console: os.Stdout, Pages: s.pages, Disks: files[1+boot.Layers:]}
-	state, err := io.ReadAll(io.NewSectionReader(stateFile, 0, vmm.MaxStateSize+1))
+	state, err := readState(stateFile)
 	if err := errors.Join(err, stateFile.Close()); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the branch's state: %w", err), closeAll(layers))
 	}
@@ -105,4 +105,15 @@ func (s *server) buildCopy(boot *bootMessage, files []*os.File) (_ *vmm.VM, err 
 		cfg.Network = s.network(boot.Network)
 	}
 	return vmm.Fork(snapshot, cfg)
+}
+
+// readState reads the state of a branch, at most one byte more than one may have. It takes no more memory than that.
+func readState(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	state := make([]byte, min(info.Size(), vmm.MaxStateSize+1))
+	_, err = io.ReadFull(io.NewSectionReader(f, 0, int64(len(state))), state)
+	return state, err
 }

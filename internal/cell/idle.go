@@ -14,10 +14,11 @@ const (
 	// freeInterval is the least time from one giving back to the next: it takes a millisecond of a
 	// processor, and has the next stream fault its memory in again.
 	freeInterval = 5 * time.Second
-	// secondFree is after how many beginnings and ends memory is given back for the second time. A collection costs memory
-	// itself, up to 300 KiB here: the runtime has lists of each kind of object that there is, one set for the collections with
-	// even numbers and one for the others. A cell that has little to do is better off without the second.
-	secondFree = 64
+	// many is how many beginnings and ends there must have been for a collection to be worth its own memory. The first one costs
+	// 200 KiB here: the runtime has lists of each kind of object that there is, one set for the collections with even
+	// numbers and one for the others, and collects with threads and stacks of its own. From then on it collects every two
+	// minutes, too. A cell that has little to do is better off without any, and one that has only loaded a kernel without the second.
+	many = 64
 )
 
 // idle gives memory that is not in use back to the host when nothing has happened for a while: after boot
@@ -28,15 +29,25 @@ type idle struct {
 
 	mu    sync.Mutex
 	last  time.Time // when memory was given back
-	times int       // how often
 	begun int       // beginnings and ends since
+	need  int       // how many of them there must be
+	light bool      // it is the first time, and that of loading the kernel: there are no buffers of streams
 }
 
-// newIdle starts the waiting.
+// newIdle returns one that waits for the first beginning.
 func newIdle() *idle {
-	i := &idle{}
-	i.timer = time.AfterFunc(quietDelay, i.free)
+	i := &idle{need: many}
+	i.timer = time.AfterFunc(time.Hour, i.free)
+	i.timer.Stop()
 	return i
+}
+
+// loaded tells that a kernel has been loaded, which leaves much behind.
+func (i *idle) loaded() {
+	i.mu.Lock()
+	i.need, i.light = 1, true
+	i.mu.Unlock()
+	i.busy()
 }
 
 // busy has the waiting begin anew. It is cheap, and may be called concurrently.
@@ -49,15 +60,17 @@ func (i *idle) busy() {
 
 func (i *idle) free() {
 	i.mu.Lock()
-	times := i.times
-	if times == 1 && i.begun < secondFree {
+	if i.begun < i.need {
 		i.mu.Unlock()
 		return
 	}
-	i.last, i.begun = time.Now(), 0
-	i.times++
+	light := i.light
+	i.last, i.begun, i.need, i.light = time.Now(), 0, 1, false
+	if light {
+		i.need = many
+	}
 	i.mu.Unlock()
-	if times > 0 {
+	if !light {
 		runtime.GC() // pooled buffers survive one collection
 	}
 	debug.FreeOSMemory()

@@ -10,6 +10,7 @@ func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIdle()
 		defer i.timer.Stop()
+		i.loaded()
 		freed := func() time.Time {
 			synctest.Wait()
 			i.mu.Lock()
@@ -33,7 +34,7 @@ func TestIdle(t *testing.T) {
 		if !freed().Equal(first) {
 			t.Error("memory is given back for little")
 		}
-		for range secondFree {
+		for range many {
 			i.busy()
 		}
 		time.Sleep(quietDelay)
@@ -54,6 +55,33 @@ func TestIdle(t *testing.T) {
 		time.Sleep(time.Hour)
 		if !freed().Equal(second) {
 			t.Error("memory is given back where nothing has happened")
+		}
+	})
+}
+
+// TestIdleCopy: one that has loaded no kernel collects nothing before there is much.
+func TestIdleCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIdle()
+		defer i.timer.Stop()
+		given := func() bool {
+			synctest.Wait()
+			i.mu.Lock()
+			defer i.mu.Unlock()
+			return !i.last.IsZero()
+		}
+		time.Sleep(2 * time.Hour)
+		for range many - 1 {
+			i.busy()
+		}
+		time.Sleep(freeInterval)
+		if given() {
+			t.Error("memory is given back for little")
+		}
+		i.busy()
+		time.Sleep(freeInterval)
+		if !given() {
+			t.Error("an idle cell keeps its memory after many streams")
 		}
 	})
 }

@@ -38,11 +38,11 @@ func live() error {
 	if err := closeInherited(); err != nil {
 		return err
 	}
-	how, id, err := firstMessage()
+	server, err := newServer(linkFile)
 	if err != nil {
 		return err
 	}
-	server, err := newServer(linkFile)
+	how, id, err := server.awaitConfine()
 	if err != nil {
 		return err
 	}
@@ -122,20 +122,14 @@ func closeInherited() error {
 	return nil
 }
 
-// firstMessage waits for the owner's first message.
-func firstMessage() (*confineMessage, uint64, error) {
-	buf := make([]byte, maxMessage+1)
-	n, err := unix.Read(linkFile, buf)
-	if err != nil {
-		return nil, 0, fmt.Errorf("read the owner's first message: %w", err)
-	}
-	if n == 0 {
-		return nil, 0, errors.New("the owner has ended before its first message")
-	}
-	m, err := decode(buf[:n])
+// awaitConfine waits for the owner's first message.
+func (s *server) awaitConfine() (*confineMessage, uint64, error) {
+	m, _, err := s.receive(nil)
 	switch {
+	case errors.Is(err, io.EOF):
+		return nil, 0, errors.New("the owner has ended before its first message")
 	case err != nil:
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("read the owner's first message: %w", err)
 	case m.Kind != kindConfine:
 		return nil, 0, fmt.Errorf("the owner's first message is %q", m.Kind)
 	case m.Confine.Version != protocolVersion:
@@ -161,7 +155,6 @@ func (s *server) awaitBoot() (*bootMessage, uint64, []*os.File, error) {
 	for i, fd := range fds {
 		files[i] = os.NewFile(uintptr(fd), fmt.Sprintf("file %d", i))
 	}
-	s.idle.busy()
 	return m.Boot, m.ID, files, nil
 }
 
@@ -184,6 +177,7 @@ func (s *server) build(boot *bootMessage, files []*os.File) (_ *vmm.VM, err erro
 		cfg.Network = s.network(boot.Network)
 	}
 	vm, err := vmm.New(cfg)
+	s.idle.loaded()
 	for _, f := range []*os.File{cfg.Kernel, cfg.Initramfs} {
 		if f != nil {
 			err = errors.Join(err, f.Close())

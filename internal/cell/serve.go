@@ -33,11 +33,12 @@ type server struct {
 	pages            *os.File
 	vcpus, memoryMiB int
 
-	orders  chan order // one after the other
 	streams sync.WaitGroup
 	idle    *idle
 
 	mu      sync.Mutex
+	orders  []order // of the owner, who bounds them, that were not begun; they are done one after the other
+	obeying bool
 	dials   map[uint64]context.CancelFunc
 	upcalls map[uint64]chan answer
 	next    uint64
@@ -64,7 +65,7 @@ func newServer(fd int) (*server, error) {
 		return nil, err
 	}
 	return &server{
-		link: os.NewFile(uintptr(fd), "owner"), buf: make([]byte, maxMessage+1), orders: make(chan order, maxCalls), idle: newIdle(),
+		link: os.NewFile(uintptr(fd), "owner"), buf: make([]byte, maxMessage+1), idle: newIdle(),
 		dials: map[uint64]context.CancelFunc{}, upcalls: map[uint64]chan answer{},
 	}, nil
 }
@@ -90,7 +91,6 @@ func (s *server) send(m message) error {
 func (s *server) serve() error {
 	over := make(chan error, 1)
 	go func() { over <- s.read() }()
-	go s.obey()
 	select {
 	case err := <-over:
 		return err
@@ -218,14 +218,14 @@ func (s *server) accept(m message, file *stream) error {
 	case kindSent:
 		return s.send(message{Kind: kindReply, ID: m.ID, Sent: int64(min(s.vm.Sent(), math.MaxInt64))})
 	case kindPause, kindResume, kindTouched:
-		s.orders <- order{id: m.ID, kind: m.Kind}
+		s.order(order{id: m.ID, kind: m.Kind})
 	case kindMemory:
-		s.orders <- order{id: m.ID, kind: m.Kind, memory: m.Memory}
+		s.order(order{id: m.ID, kind: m.Kind, memory: m.Memory})
 	case kindBranch:
 		if file == nil {
 			return s.refuse(m.ID, errNoSocket)
 		}
-		s.orders <- order{id: m.ID, kind: m.Kind, file: file}
+		s.order(order{id: m.ID, kind: m.Kind, file: file})
 	case kindAnswer:
 		s.mu.Lock()
 		waiting := s.upcalls[m.ID]
@@ -252,9 +252,32 @@ func (s *server) refuse(id uint64, err error) error {
 	return s.send(message{Kind: kindReply, ID: id, Failure: fail(err)})
 }
 
-// obey pauses, resumes and branches, and tells about the memory.
+// order has something done after what was ordered before. A cell that has nothing to do has no goroutine for it.
+func (s *server) order(o order) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.orders = append(s.orders, o)
+	if !s.obeying {
+		s.obeying = true
+		go s.obey()
+	}
+}
+
+// nextOrder takes the order that is to be done now. ok is false if there is none, and then the caller is to end.
+func (s *server) nextOrder() (o order, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.orders) == 0 {
+		s.orders, s.obeying = nil, false
+		return order{}, false
+	}
+	o, s.orders = s.orders[0], s.orders[1:]
+	return o, true
+}
+
+// obey pauses, resumes and branches, and tells about the memory, until there is nothing to do.
 func (s *server) obey() {
-	for o := range s.orders {
+	for o, ok := s.nextOrder(); ok; o, ok = s.nextOrder() {
 		var err error
 		var pages []uint64
 		var memory *memoryMessage
