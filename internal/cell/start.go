@@ -212,7 +212,7 @@ func (c *Cell) watch() {
 	if c.process.said == nil {
 		_ = c.process.kill()
 	}
-	<-c.process.exited
+	c.process.wait()
 	e := &EndError{Reason: ReasonProcess, Messages: c.messages.Lines(), Console: c.console.keep.Lines()}
 	select {
 	case <-c.closed:
