@@ -85,7 +85,7 @@ func (s *Session) runIn(ctx context.Context, op string, b *box, req RunRequest, 
 	w := s.watch(b.id, req.Progress)
 	cmd := req.cmd()
 	cmd.Stdin = req.Stdin
-	if req.Stdin == nil {
+	if req.Stdin == nil && req.Input != "" { // a system does less for an input that is none
 		cmd.Stdin = strings.NewReader(req.Input)
 	}
 	cmd.Stdout, cmd.Stderr = w.writer(Stdout, req.Stdout), w.writer(Stderr, req.Stderr)
@@ -126,7 +126,7 @@ type watcher struct {
 }
 
 func (s *Session) watch(box string, progress func(Progress)) *watcher {
-	return &watcher{s: s, box: box, progress: progress, out: newOutput(newID(prefixOutput), s.r.limits.OutputKept)}
+	return &watcher{s: s, box: box, progress: progress, out: newOutput("", s.r.limits.OutputKept)}
 }
 
 // writer is one of the program's streams. What goes to direct, if it is not nil, is not kept.
@@ -169,7 +169,10 @@ func (sw *streamWriter) Write(p []byte) (int, error) {
 func (w *watcher) shown() (stdout, stderr string, truncated bool, handle string) {
 	w.out.end()
 	limit := w.s.r.limits.OutputShown
-	name := func() string { return w.out.id }
+	name := func() string { // what is kept has one
+		set(&w.out.id, newID(prefixOutput))
+		return w.out.id
+	}
 	stdout, cutOut := w.out.stdout.shown(limit, Stdout, name)
 	stderr, cutErr := w.out.stderr.shown(limit, Stderr, name)
 	if !cutOut && !cutErr {

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/aethervm/aether/internal/runtime/runtimetest"
+	"github.com/aethervm/aether/sandbox"
 )
 
 func TestRunForms(t *testing.T) {
@@ -65,6 +66,47 @@ func TestRunForms(t *testing.T) {
 	}
 	_, err = s.Inspect(t.Context(), eph.Sandbox)
 	want(t, "ephemeral", err, CodeGone)
+}
+
+// inputs is a driver that tells whether its programs were given a standard input.
+type inputs struct {
+	sandbox.Driver
+	given []bool
+}
+
+func (d *inputs) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	sb, err := d.Driver.Create(ctx, spec)
+	return &inputsSandbox{sb, d}, err
+}
+
+type inputsSandbox struct {
+	sandbox.Sandbox
+	d *inputs
+}
+
+func (s *inputsSandbox) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit, error) {
+	s.d.given = append(s.d.given, cmd.Stdin != nil)
+	return s.Sandbox.Exec(ctx, cmd)
+}
+
+// TestNoInput has a program that is given no standard input not be connected to one: some systems take long for that.
+func TestNoInput(t *testing.T) {
+	var d *inputs
+	w := open(t, func(cfg *Config) {
+		d = &inputs{Driver: cfg.Drivers[0]}
+		cfg.Drivers = []sandbox.Driver{d}
+	})
+	s := w.session(t, SessionSpec{})
+	box := s.mustCreate(t, SandboxSpec{})
+	for _, req := range []RunRequest{{}, {Input: "x"}, {Stdin: strings.NewReader("")}} {
+		req.Sandbox, req.Shell = box, "cat"
+		if res, err := s.Run(t.Context(), req); err != nil || res.Stdout != req.Input {
+			t.Errorf("%+v, %v", res, err)
+		}
+	}
+	if want := []bool{false, true, true}; !slices.Equal(d.given, want) {
+		t.Errorf("an input was given: %v, want %v", d.given, want)
+	}
 }
 
 func TestProcess(t *testing.T) {
@@ -266,8 +308,14 @@ func FuzzBuffer(f *testing.F) {
 }
 
 func TestCode(t *testing.T) {
+	t.Run("directly", func(t *testing.T) { testCode(t, true) })
+	t.Run("by a program", func(t *testing.T) { testCode(t, false) })
+}
+
+func testCode(t *testing.T, connects bool) {
 	noLeaks(t)
 	w := open(t, func(c *Config) { c.Limits.OutputShown = 256 })
+	w.d.Connects = connects
 	s := w.session(t, SessionSpec{})
 	box := s.mustCreate(t, SandboxSpec{})
 	code := func(id, code string) CodeResult {
