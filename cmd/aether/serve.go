@@ -72,7 +72,7 @@ removes all sandboxes.`,
 	flags.StringArrayVar(&o.tenants, "tenant", nil, "make a tenant, its token in a file: `NAME=FILE` (repeatable)")
 	flags.StringArrayVar(&o.secretTexts, "secret", nil, "a credential that sandboxes may use and do not see: `id=NAME,"+secretSyntax+"` (repeatable)")
 	flags.StringArrayVar(&o.views, "view-token", nil, "write a token that only shows what a tenant has to a file: `NAME=FILE` (repeatable)")
-	flags.Var(&o.budget, "budget", budgetUsage+", for tenants that it makes (default: 100 sandboxes, three quarters of the host's memory)")
+	flags.Var(&o.budget, "budget", budgetUsage+", for tenants that it makes (default: 100 sandboxes, three quarters of the host's memory, 1000 snapshots, 100 templates, and half of the disk for these)")
 	flags.Lookup("budget").DefValue = "" // it depends on the host
 	flags.IntVar(&o.ready, "ready", 0, "make up to `N` sandboxes before they are asked for, as demand says")
 	flags.StringVar(&o.socket, "socket", "", "`path` of the socket for this host's commands, or \"none\" (default: the one that they look for)")

@@ -4,25 +4,52 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/aethervm/aether/internal/host"
+	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/runtime"
 )
 
-// defaultSandboxes is how many sandboxes a tenant may have at the same time unless its budget says something else.
-const defaultSandboxes = 100
+// How many sandboxes a tenant may have at the same time, and snapshots and templates in all, unless its budget says something else.
+const (
+	defaultSandboxes = 100
+	defaultSnapshots = 1000
+	defaultTemplates = 100
+)
 
-// defaultBudget is that of tenants that are made without one: what adds up is not bounded, and of the host's memory a
-// quarter is left.
+// defaultBudget is that of tenants that are made without one: what adds up is not bounded, of the host's memory a quarter is
+// left, and of the disk that the state directory is on half is given.
 func defaultBudget() runtime.Budget {
-	b := runtime.Budget{Sandboxes: defaultSandboxes}
+	b := runtime.Budget{Sandboxes: defaultSandboxes, Snapshots: defaultSnapshots, Templates: defaultTemplates}
 	if memory, err := host.Meminfo(); err == nil {
 		b.MemoryMiB = memory["MemTotal"] / 4 * 3 >> 20
 	}
+	if dir, err := hostdir.State(); err == nil {
+		b.KeptBytes = diskSize(dir) / 2
+	}
 	return b
+}
+
+// diskSize is the size, in bytes, of the file system that a directory is on, which need not be there yet; 0 if it is not known.
+func diskSize(dir string) int64 {
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(dir, &st)
+		if err == nil {
+			return int64(min(st.Blocks, uint64(math.MaxInt64/st.Bsize))) * st.Bsize
+		}
+		if above := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && above != dir {
+			dir = above
+			continue
+		}
+		return 0
+	}
 }
 
 // defaultTenant is the one that there is without --tenant.

@@ -112,6 +112,12 @@ type localTemplates struct {
 }
 
 func (l localTemplates) create(ctx context.Context, name string, o templateOptions, told *templateTold) (runtime.TemplateInfo, error) {
+	switch {
+	case o.key != "":
+		return runtime.TemplateInfo{}, usageError("leave out --key, or have a server make it: `aether serve`", "--key is of a server, and none is asked")
+	case runtime.ReservedTemplateName(name):
+		return runtime.TemplateInfo{}, usageError("choose another name", "the name %q looks like one that a server gives", name)
+	}
 	img, hold, err := holdImage(o.image)
 	if err != nil {
 		return runtime.TemplateInfo{}, err

@@ -21,7 +21,7 @@ type budgetFlag struct {
 	given  bool
 }
 
-const budgetUsage = "budget of all sessions of a tenant together, such as `sandboxes=16,memory_mib=8192`; with window=1h also sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes; \"none\" is no bound"
+const budgetUsage = "budget of all sessions of a tenant together, such as `sandboxes=16,memory_mib=8192`; of what is kept snapshots, templates, kept_bytes; with window=1h also sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes; \"none\" is no bound"
 
 func (b *budgetFlag) Type() string { return "budget" }
 
@@ -52,7 +52,7 @@ func (b *budgetFlag) Set(text string) error {
 		}
 		to := b.field(runtime.Resource(name))
 		if to == nil {
-			return fmt.Errorf("%q is none of sandboxes, memory_mib, sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes, window", name)
+			return fmt.Errorf("%q is none of sandboxes, memory_mib, sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes, snapshots, templates, kept_bytes, window", name)
 		}
 		*to = n
 	}
@@ -73,13 +73,20 @@ func (b *budgetFlag) field(r runtime.Resource) *int64 {
 		return &b.budget.VCPUSeconds
 	case runtime.EgressBytes:
 		return &b.budget.EgressBytes
+	case runtime.Snapshots:
+		return &b.budget.Snapshots
+	case runtime.Templates:
+		return &b.budget.Templates
+	case runtime.KeptBytes:
+		return &b.budget.KeptBytes
 	}
 	return nil
 }
 
 func budgetText(b runtime.Budget) string {
 	var parts []string
-	for _, r := range []runtime.Resource{runtime.Sandboxes, runtime.MemoryMiB, runtime.SandboxSeconds, runtime.OutputBytes, runtime.VCPUSeconds, runtime.EgressBytes} {
+	for _, r := range []runtime.Resource{runtime.Sandboxes, runtime.MemoryMiB, runtime.SandboxSeconds, runtime.OutputBytes, runtime.VCPUSeconds, runtime.EgressBytes,
+		runtime.Snapshots, runtime.Templates, runtime.KeptBytes} {
 		if n := b.Of(r); n != 0 {
 			parts = append(parts, fmt.Sprintf("%s=%d", r, n))
 		}
@@ -224,9 +231,13 @@ func newTenantBudget(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "budget NAME BUDGET [flags]",
 		Short: "Give a tenant another budget, such as sandboxes=16,memory_mib=8192",
-		Long: `Give a tenant another budget. What is there already is not ended for it.
+		Long: `Give a tenant another budget. What is there already is not ended for it, nor removed.
 
-  aether tenant budget team sandboxes=32,memory_mib=16384`,
+  aether tenant budget team sandboxes=32,memory_mib=16384,snapshots=50,kept_bytes=20000000000
+
+snapshots, templates and kept_bytes bound what the tenant keeps on disk. What several snapshots
+share counts once, and once more as the template that it is of, while that is there. While one
+is made, as much as its sandbox has memory counts.`,
 		Args: takes(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var b budgetFlag

@@ -10,7 +10,7 @@ import (
 
 // resources in a fixed order; what ledgers count by.
 func resources() []Resource {
-	return []Resource{Sandboxes, MemoryMiB, SandboxSeconds, OutputBytes, VCPUSeconds, EgressBytes}
+	return []Resource{Sandboxes, MemoryMiB, SandboxSeconds, OutputBytes, VCPUSeconds, EgressBytes, Snapshots, Templates, KeptBytes}
 }
 
 // Of is the bound of a resource; 0 is none.
@@ -28,6 +28,12 @@ func (b Budget) Of(r Resource) int64 {
 		return b.VCPUSeconds
 	case EgressBytes:
 		return b.EgressBytes
+	case Snapshots:
+		return b.Snapshots
+	case Templates:
+		return b.Templates
+	case KeptBytes:
+		return b.KeptBytes
 	}
 	return 0
 }
@@ -57,6 +63,9 @@ func (b Budget) within(limit Budget) Budget {
 	tighter(&b.OutputBytes, limit.OutputBytes)
 	tighter(&b.VCPUSeconds, limit.VCPUSeconds)
 	tighter(&b.EgressBytes, limit.EgressBytes)
+	tighter(&b.Snapshots, limit.Snapshots)
+	tighter(&b.Templates, limit.Templates)
+	tighter(&b.KeptBytes, limit.KeptBytes)
 	// A shorter window gives more, so the limit's own stands if it has one.
 	if limit.Window != 0 && limit.Window > b.Window {
 		b.Window = limit.Window
@@ -65,7 +74,10 @@ func (b Budget) within(limit Budget) Budget {
 }
 
 // addsUp tells whether a resource is given back only when the window ends.
-func (r Resource) addsUp() bool { return r != Sandboxes && r != MemoryMiB }
+func (r Resource) addsUp() bool { return r != Sandboxes && r != MemoryMiB && !r.kept() }
+
+// kept tells whether a resource is on disk, and given back when that is removed.
+func (r Resource) kept() bool { return r == Snapshots || r == Templates || r == KeptBytes }
 
 // unit is that in which a ledger counts one of the resource's own units.
 func (r Resource) unit() int64 {
@@ -111,45 +123,60 @@ func (l *ledger) turn(now time.Time) {
 	}
 }
 
+// claim is how much is taken of resources that are given back.
+type claim map[Resource]int64
+
 // reserve takes sandboxes and memory, all or nothing.
 func (l *ledger) reserve(sandboxes, memoryMiB int64) *BudgetRefusal {
-	if l == nil {
-		return nil
-	}
-	if no := l.take(sandboxes, memoryMiB); no != nil {
-		return no
-	}
-	if no := l.above.reserve(sandboxes, memoryMiB); no != nil {
-		l.give(sandboxes, memoryMiB)
-		return no
-	}
-	return nil
-}
-
-func (l *ledger) take(sandboxes, memoryMiB int64) *BudgetRefusal {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for r, want := range map[Resource]int64{Sandboxes: sandboxes, MemoryMiB: memoryMiB} {
-		if limit := l.budget.Of(r); limit > 0 && l.used[r]+want > limit {
-			return l.refusal(r, want)
-		}
-	}
-	l.used[Sandboxes] += sandboxes
-	l.used[MemoryMiB] += memoryMiB
-	return nil
-}
-
-func (l *ledger) give(sandboxes, memoryMiB int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.used[Sandboxes] -= sandboxes
-	l.used[MemoryMiB] -= memoryMiB
+	return l.take(claim{Sandboxes: sandboxes, MemoryMiB: memoryMiB})
 }
 
 // release gives back what reserve took.
 func (l *ledger) release(sandboxes, memoryMiB int64) {
+	l.add(claim{Sandboxes: -sandboxes, MemoryMiB: -memoryMiB})
+}
+
+// take takes what c says, here and above, all or nothing.
+func (l *ledger) take(c claim) *BudgetRefusal {
+	if l == nil {
+		return nil
+	}
+	if no := l.takeHere(c); no != nil {
+		return no
+	}
+	if no := l.above.take(c); no != nil {
+		l.addHere(c, -1)
+		return no
+	}
+	return nil
+}
+
+func (l *ledger) takeHere(c claim) *BudgetRefusal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range resources() {
+		if limit, want := l.budget.Of(r), c[r]; limit > 0 && want > 0 && want > limit-l.used[r] {
+			return l.refusal(r, want)
+		}
+	}
+	for r, n := range c {
+		l.used[r] += n
+	}
+	return nil
+}
+
+// add takes what c says, here and above, whatever the bounds are; what is negative is given back.
+func (l *ledger) add(c claim) {
 	for ; l != nil; l = l.above {
-		l.give(sandboxes, memoryMiB)
+		l.addHere(c, 1)
+	}
+}
+
+func (l *ledger) addHere(c claim, sign int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for r, n := range c {
+		l.used[r] += sign * n
 	}
 }
 
@@ -243,10 +270,17 @@ func (b *BudgetRefusal) err(op string, reap *time.Time) *Error {
 	no := *b
 	cause := fmt.Sprintf("the %s's budget of %s is %d: %d used, %d left, %d wanted", no.Of, no.Resource, no.Limit, no.Used, no.Left, no.Wanted)
 	remedy := "kill a sandbox that is not needed"
-	if no.Resource.addsUp() {
+	switch {
+	case no.Resource == Snapshots:
+		remedy = "remove a snapshot that is not needed, or ask for a larger budget"
+	case no.Resource == Templates:
+		remedy = "remove a template that is not needed, also one that the new one would replace, or ask for a larger budget"
+	case no.Resource == KeptBytes:
+		remedy = "remove snapshots or templates that are not needed, or ask for a larger budget"
+	case no.Resource.addsUp():
 		remedy = "it does not come back in this session; open another one, or ask for a larger budget"
 		cause = fmt.Sprintf("the %s's budget of %s is used up: %d of %d", no.Of, no.Resource, no.Used, no.Limit)
-	} else {
+	default:
 		no.More = reap
 	}
 	if no.More != nil {

@@ -125,11 +125,11 @@ func TestBudgetOfTime(t *testing.T) {
 			t.Errorf("when it is used up: %+v, %v", info, err)
 		}
 		// To end what is paused, the sandbox has to go on for a moment.
+		pauses := w.d.Pauses()
 		p, err := s.Signal(t.Context(), SignalRequest{Process: process, Signal: "KILL"})
 		if err != nil || p.Running || p.Signal != "SIGKILL" || p.Error != nil {
 			t.Errorf("kill: %+v, %v", p, err)
 		}
-		pauses := w.d.Pauses()
 		time.Sleep(2 * time.Second)
 		if info, err := s.Inspect(t.Context(), box); err != nil || info.State != StatePaused || w.d.Pauses() != pauses+1 {
 			t.Errorf("after the kill: %+v, %v", info, err)

@@ -32,6 +32,10 @@ func (s *Session) Diff(ctx context.Context, req DiffRequest) (res DiffResult, er
 	if err := req.check(c.op); err != nil {
 		return res, err
 	}
+	if res, ok := s.laterPart(ctx, c.op, of, other, req); ok {
+		return res, nil
+	}
+	most, names := req.Max, maxChangeBytes
 	var sides [2]*side
 	for i, id := range []string{req.Sandbox, req.Other} { // the sandboxes first: both sides end with either
 		if IsSnapshotID(id) {
@@ -53,6 +57,7 @@ func (s *Session) Diff(ctx context.Context, req DiffRequest) (res DiffResult, er
 			return res, err
 		}
 		defer done()
+		most, names = keptChanges, keptChangeBytes // as it would have to be restored for the next part
 	}
 	a, b := sides[0], sides[1]
 	if !a.like(b) {
@@ -63,22 +68,20 @@ func (s *Session) Diff(ctx context.Context, req DiffRequest) (res DiffResult, er
 		return res, refuse(CodeUnsupported, c.op, "read the files that matter, in both", "%s cannot compare sandboxes here", a.system)
 	}
 	res = DiffResult{A: req.Sandbox, B: req.Other, Changes: []FileChange{}}
-	size, last := 0, ""
+	all := &comparison{a: req.Sandbox, b: req.Other}
 	done := s.r.drive(ctx, a.system, "diff")
-	found, err := differ.Diff(ctx, b.raw, sandbox.DiffOptions{After: req.After}, func(f sandbox.FileChange) error {
-		if size += sizeOf(f); len(res.Changes) == req.Max || size > maxChangeBytes && len(res.Changes) > 0 {
-			return errEnough
-		}
-		res.Changes, last = append(res.Changes, changeOf(f)), f.Path
-		return nil
-	})
+	found, err := differ.Diff(ctx, b.raw, sandbox.DiffOptions{After: req.After}, all.collect(most, names))
 	if errors.Is(err, errEnough) {
-		err, found.Next = nil, last
+		err, found.Next = nil, all.next
 	}
 	if done(&err); err != nil {
 		return DiffResult{}, whose(ctx, err, a, b)
 	}
-	res.Next, res.Paths, res.Skipped = found.Next, found.Paths, found.Skipped
+	all.next = found.Next
+	if all.part(&res, 0, req.Max); res.Next != all.next {
+		s.parts.keep(all)
+	}
+	res.Paths, res.Skipped = found.Paths, found.Skipped
 	res.Memory = (*MemoryDiff)(found.Memory)
 	return res, nil
 }

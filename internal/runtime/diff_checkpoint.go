@@ -5,6 +5,20 @@ import (
 	"errors"
 )
 
+// laterPart answers the request for a later part of a comparison with a snapshot, if it is kept and both sides are still there.
+func (s *Session) laterPart(ctx context.Context, op, of, snapshotID string, req DiffRequest) (res DiffResult, ok bool) {
+	if req.After == "" || looks(ctx) || !s.can(CanFork) {
+		return res, false
+	}
+	if _, err := s.box(op, of); err != nil {
+		return res, false
+	}
+	if _, err := s.findSnapshot(op, snapshotID); err != nil {
+		return res, false
+	}
+	return s.parts.later(req)
+}
+
 // checkpoint makes a sandbox from a snapshot for as long as it is compared with another side, which is a sandbox. Nobody but the
 // comparison sees it. It counts as one of the session, and what is used up meanwhile ends the context that is returned. done
 // closes it.

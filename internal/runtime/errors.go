@@ -62,7 +62,7 @@ type BudgetRefusal struct {
 	Left   int64 `json:"left"`
 	Wanted int64 `json:"wanted"`
 	// More is when some of it is given back without anybody doing anything: the end of the window, or
-	// the next sandbox to be reaped. Nil means that only killing a sandbox helps, or nothing does.
+	// the next sandbox to be reaped. Nil means that only killing a sandbox, or removing what is kept, helps, or nothing does.
 	More *time.Time `json:"more,omitempty"`
 }
 

@@ -73,6 +73,7 @@ type Runtime struct {
 	sessions  map[sessionKey]*Session
 	snapshots map[string]*snapshot
 	templates map[string]*template
+	remains   map[string]*template // in no list any more, but still on disk
 }
 
 type sessionKey struct{ tenant, id string }
@@ -84,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	r := &Runtime{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, started: time.Now().UTC(),
 		hidden:  strings.NewReplacer(),
-		tenants: map[string]*tenant{}, sessions: map[sessionKey]*Session{}, snapshots: map[string]*snapshot{}, templates: map[string]*template{},
+		tenants: map[string]*tenant{}, sessions: map[sessionKey]*Session{}, snapshots: map[string]*snapshot{}, templates: map[string]*template{}, remains: map[string]*template{},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -146,6 +147,7 @@ func Open(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	c.end(&nothing)
 	r.reaper.Go(r.reap)
 	r.reaper.Go(r.pool.run)
+	r.reaper.Go(r.clear)
 	return r, nil
 }
 
@@ -341,7 +343,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 		return err
 	}
 	for id, t := range tenants {
-		r.tenants[id] = &tenant{tenantRecord: t, ledger: newLedger("tenant", t.Budget, nil)}
+		r.tenants[id] = newTenant(t)
 	}
 	var stale []string
 	orphans, err := all[sandboxRecord](r.living, bucketSandboxes, func(key string, _ error) { stale = append(stale, key) })

@@ -21,6 +21,8 @@ type Session struct {
 	// life ends, with the reason, when Close begins.
 	life context.Context
 	end  context.CancelCauseFunc
+	// parts is of the last comparison with a snapshot.
+	parts diffParts
 	// calls are operations in progress, tasks what goes on in the background.
 	calls, tasks sync.WaitGroup
 	closing      sync.Once
@@ -52,16 +54,23 @@ func (r *Runtime) OpenSession(_ context.Context, tenantID string, spec SessionSp
 	const op = "open session"
 	c := r.call(op)
 	c.tenant = tenantID
-	c.note("session", spec.ID)
 	defer c.end(&err)
+	invalid := errors.Join(spec.Budget.check(), checkCapabilities(spec.Capabilities))
+	if c.refused == nil && invalid == nil {
+		if open := r.opened(tenantID, spec.ID); open != nil { // as for most calls over HTTP
+			c.quiet = true
+			return open, nil
+		}
+	}
+	c.note("session", spec.ID)
 	if c.refused != nil {
 		return nil, c.refused
 	}
 	if spec.ID != "" && !nameRE.MatchString(spec.ID) {
 		return nil, refuse(CodeInvalid, op, "use 1 to 64 of A-Z a-z 0-9 . _ -", "the session's ID is %q", clip(spec.ID, 64))
 	}
-	if err := errors.Join(spec.Budget.check(), checkCapabilities(spec.Capabilities)); err != nil {
-		return nil, refuse(CodeInvalid, op, "capabilities are read, exec, fork and network; a budget of 0 is no bound", "%v", err)
+	if invalid != nil {
+		return nil, refuse(CodeInvalid, op, "capabilities are read, exec, fork and network; a budget of 0 is no bound", "%v", invalid)
 	}
 	t, err := r.tenant(op, tenantID)
 	if err != nil {
@@ -105,6 +114,16 @@ func (r *Runtime) OpenSession(_ context.Context, tenantID string, spec SessionSp
 	r.sessions[key] = s
 	s.tell(Event{Type: EventSessionOpened})
 	return s, nil
+}
+
+// opened is a tenant's session that is open, or nil.
+func (r *Runtime) opened(tenantID, id string) *Session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tenants[tenantID] == nil { // its last sessions may be being closed
+		return nil
+	}
+	return r.sessions[sessionKey{tenantID, id}]
 }
 
 // Session finds a session that is open.
@@ -155,6 +174,7 @@ func (s *Session) Close() error {
 		// A sandbox whose creation was in progress.
 		err = errors.Join(err, s.killAll(why))
 		s.tasks.Wait()
+		s.parts.forget()
 		s.r.mu.Lock()
 		if key := (sessionKey{s.tenant.ID, s.id}); s.r.sessions[key] == s {
 			delete(s.r.sessions, key)

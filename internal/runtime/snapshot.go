@@ -17,6 +17,7 @@ import (
 type snapshot struct {
 	snapshotRecord
 	image *hold // nil if the image is not there any more
+	kept  *charge
 }
 
 func (r *Runtime) snapshotDir(id string) string { return filepath.Join(r.dir, snapshotsName, id) }
@@ -49,8 +50,13 @@ func (s *Session) Snapshot(ctx context.Context, req SnapshotRequest) (info Snaps
 }
 
 func (s *Session) snapshot(ctx context.Context, c *call, b *box, name string) (info SnapshotInfo, err error) {
+	kept, err := s.keep(c.op, Snapshots, b.spec.MemoryMiB)
+	if err != nil {
+		return info, err
+	}
 	u, err := b.enter(ctx, forWork)
 	if err != nil {
+		kept.release()
 		return info, b.reason(ctx, err)
 	}
 	defer u.end()
@@ -58,16 +64,23 @@ func (s *Session) snapshot(ctx context.Context, c *call, b *box, name string) (i
 	dir := s.r.snapshotDir(id)
 	saved, err := b.save(u, c.op, filepath.Join(dir, dataName))
 	if err != nil {
+		kept.release()
 		return info, errors.Join(b.reason(u.ctx, err), os.RemoveAll(dir))
 	}
 	spec := b.spec
 	spec.Secrets = nil // not even their names
-	snap := &snapshot{image: b.image.share(), snapshotRecord: snapshotRecord{
+	snap := &snapshot{image: b.image.share(), kept: kept, snapshotRecord: snapshotRecord{
 		SnapshotInfo: SnapshotInfo{ID: id, Name: validText(name), System: saved.System, Kind: saved.Kind, Image: b.spec.Image,
 			Sandbox: b.id, Bytes: saved.Bytes, Created: time.Now().UTC().Round(0)},
 		Tenant: s.tenant.ID, Saved: saved, Spec: spec, Interpreters: b.interpreters(saved.Kind),
 	}}
-	err = s.r.store.put(bucketSnapshots, id, snap.snapshotRecord)
+	files, err := onDisk(filepath.Join(dir, dataName))
+	if err == nil {
+		err = kept.settle(c.op, saved.Bytes, files)
+	}
+	if err == nil {
+		err = s.r.store.put(bucketSnapshots, id, snap.snapshotRecord)
+	}
 	if err != nil {
 		return info, errors.Join(err, s.r.discard(context.WithoutCancel(ctx), snap))
 	}
@@ -343,7 +356,7 @@ func (r *Runtime) removeSnapshot(ctx context.Context, snap *snapshot) error {
 	if err == nil {
 		if err = r.discard(ctx, snap); err != nil {
 			// It is not whole any more, but what is left has a name, so that it can be tried again.
-			back = &snapshot{snapshotRecord: snap.snapshotRecord}
+			back = &snapshot{snapshotRecord: snap.snapshotRecord, kept: snap.kept}
 			err = errors.Join(err, r.store.put(bucketSnapshots, snap.ID, snap.snapshotRecord))
 		}
 	}
@@ -369,5 +382,9 @@ func (r *Runtime) discard(ctx context.Context, snap *snapshot) error {
 			}
 		}
 	}
-	return os.RemoveAll(r.snapshotDir(snap.ID))
+	if err := os.RemoveAll(r.snapshotDir(snap.ID)); err != nil {
+		return err
+	}
+	snap.kept.release()
+	return nil
 }

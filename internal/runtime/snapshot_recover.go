@@ -37,6 +37,12 @@ func (r *Runtime) recoverSnapshots(ctx context.Context) error {
 		} else {
 			r.remark(fmt.Sprintf("snapshot %s cannot be restored: its image: %s", id, r.scrub(err.Error())))
 		}
+		files, err := onDisk(data)
+		if err != nil {
+			r.remark(fmt.Sprintf("snapshot %s is counted as %d bytes: %s", id, record.Bytes, r.scrub(err.Error())))
+			files = nil
+		}
+		snap.kept = r.keptFrom(record.Tenant, Snapshots, record.Bytes, files)
 		r.snapshots[id] = snap
 	}
 	slices.Sort(lost)

@@ -3,9 +3,7 @@ package runtime
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +16,10 @@ import (
 // template is one that is whole. It does not change: one that is shared takes its place in the list.
 type template struct {
 	templateRecord
-	image *hold // nil if the image is not there any more, and of the host's own
+	image *hold   // nil if the image is not there any more, and of the host's own
+	kept  *charge // nil of the host's own
+	// unseen tells that its driver did not list it when the runtime was opened: it may be back when it is asked for.
+	unseen bool
 	// host tells that it is none of a tenant's: whoever owns the host has made it.
 	host bool
 }
@@ -28,6 +29,17 @@ var (
 	// keptRE are the names under which drivers keep templates of tenants, of any runtime of this host.
 	keptRE = regexp.MustCompile(`^` + prefixOwner + `[a-z2-7]{10}\.` + prefixTemplate + `[a-z2-7]{10}$`)
 )
+
+// ReservedTemplateName tells a name that a template cannot be given, as it looks like the ID of one, or like what a runtime calls
+// one on its host.
+func ReservedTemplateName(name string) bool { return IsTemplateID(name) || keptRE.MatchString(name) }
+
+// with is a template that is changed, to take the place of t.
+func (t *template) with(change func(*template)) *template {
+	c := *t
+	change(&c)
+	return &c
+}
 
 // info describes the template to a tenant.
 func (t *template) info(tenant string) TemplateInfo {
@@ -195,78 +207,6 @@ func (r *Runtime) reader(op, tenantID string) (Tenant, error) {
 	return t.Tenant, nil
 }
 
-// RemoveTemplate frees a template, by ID or name. Sandboxes that were made of it live on.
-func (s *Session) RemoveTemplate(ctx context.Context, name string) (err error) {
-	ctx, c, err := s.call(ctx, "remove template", "", CanFork)
-	c.note("template", name)
-	defer c.end(&err)
-	if err != nil {
-		return err
-	}
-	t, image, err := s.r.findTemplate(ctx, c.op, s.tenant, name)
-	if err != nil {
-		return err
-	}
-	image.release()
-	if t.host {
-		return refuse(CodeDenied, c.op, "`aether template rm "+t.Name+"` removes it", "the template %q is the host's own", t.Name)
-	}
-	if t.Tenant != s.tenant.ID {
-		return refuse(CodeDenied, c.op, "ask whoever runs aether", "the template %q is shared, and belongs to another tenant", t.Name)
-	}
-	return s.r.removeTemplate(ctx, t.ID)
-}
-
-func (r *Runtime) removeTemplate(ctx context.Context, id string) error {
-	r.mu.Lock()
-	t := r.templates[id]
-	delete(r.templates, id)
-	r.mu.Unlock()
-	if t == nil { // somebody else is at it
-		return nil
-	}
-	back := t
-	// The record goes first: what has none, the next process removes, should this one be killed in between.
-	err := r.store.remove(bucketTemplates, id)
-	if err == nil {
-		r.pool.forget(id)
-		// Whoever asked may be gone: what is removed by half could not be copied, but would be there.
-		if err = r.discardTemplate(context.WithoutCancel(ctx), t); err != nil {
-			// What is left has a name, so that it can be tried again.
-			back = &template{templateRecord: t.templateRecord}
-			err = errors.Join(err, r.store.put(bucketTemplates, id, t.templateRecord))
-		}
-	}
-	if err != nil {
-		r.mu.Lock()
-		r.templates[id] = back
-		r.mu.Unlock()
-		return err
-	}
-	r.events.add(t.Tenant, Event{Type: EventTemplateRemoved, Template: id})
-	return nil
-}
-
-// discardTemplate frees what a template holds, which is in no list any more.
-func (r *Runtime) discardTemplate(ctx context.Context, t *template) error {
-	defer t.image.release()
-	p := r.systems.drivers[t.System]
-	if p == nil {
-		return nil // the next process that has it removes what is in no record
-	}
-	keeper, ok := p.driver.(sandbox.Templater)
-	if !ok {
-		return nil
-	}
-	done := r.drive(ctx, t.System, "remove template")
-	err := keeper.RemoveTemplate(ctx, t.Kept.Name)
-	done(&err)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
 func (r *Runtime) templatesOf(tenant string) []*template {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -297,8 +237,7 @@ func (r *Runtime) ShareTemplate(_ context.Context, tenantID, name string, shared
 	if t == nil || t.Tenant != tenantID {
 		return info, noTemplate(c.op, name)
 	}
-	changed := &template{templateRecord: t.templateRecord, image: t.image}
-	changed.Shared = shared
+	changed := t.with(func(c *template) { c.Shared = shared })
 	if err := r.canShare(c.op, changed); err != nil {
 		return info, err
 	}

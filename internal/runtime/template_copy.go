@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/aethervm/aether/sandbox"
@@ -87,6 +88,11 @@ func (r *Runtime) copyTemplate(ctx context.Context, op string, t *template) (san
 	if !ok {
 		return nil, by, refuse(CodeUnsupported, op, "use the version of aether that it was made with", "%s has no templates here", t.System)
 	}
+	if t.unseen {
+		if err := r.see(ctx, op, keeper, t); err != nil {
+			return nil, by, err
+		}
+	}
 	done := r.drive(ctx, t.System, "fork template")
 	list, err := keeper.ForkTemplate(ctx, t.Kept.Name, 1)
 	done(&err)
@@ -97,4 +103,24 @@ func (r *Runtime) copyTemplate(ctx context.Context, op string, t *template) (san
 		return nil, by, err
 	}
 	return list[0], by, nil
+}
+
+// see looks for a template that its driver did not list before.
+func (r *Runtime) see(ctx context.Context, op string, keeper sandbox.Templater, t *template) error {
+	list, err := keeper.Templates(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(list, func(k sandbox.Template) bool { return k.Name == t.Kept.Name && k.Digest == t.Digest })
+	if i < 0 {
+		return refuse(CodeNotFound, op, "try it again later, or remove the template and make it again", "the template %q cannot be found, or not be read, by %s", t.Name, t.System)
+	}
+	r.naming.Lock() // no template is changed meanwhile
+	defer r.naming.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.templates[t.ID]; now != nil {
+		r.templates[t.ID] = now.with(func(c *template) { c.unseen = false })
+	}
+	return nil
 }

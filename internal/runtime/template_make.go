@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/aethervm/aether/internal/repeat"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -63,7 +64,7 @@ func (req TemplateRequest) check(op string) error {
 	switch {
 	case !templateNameRE.MatchString(req.Name):
 		return refuse(CodeInvalid, op, "use 1 to 64 lower-case letters, digits, '.', '_' and '-', and begin with a letter or a digit", "the name is %q", clip(req.Name, 80))
-	case IsTemplateID(req.Name) || keptRE.MatchString(req.Name):
+	case ReservedTemplateName(req.Name):
 		return refuse(CodeInvalid, op, "choose another name", "the name %q looks like the ID of a template", req.Name)
 	case len(req.WarmUp) > maxWarmUps || size > maxWarmUpSize:
 		return refuse(CodeInvalid, op, fmt.Sprintf("use at most %d, of %d bytes together; a script is written to a file by one, and run by the next", maxWarmUps, maxWarmUpSize),
@@ -92,22 +93,32 @@ func (s *Session) makeTemplate(ctx context.Context, c *call, req TemplateRequest
 		image.release()
 		return nil, err
 	}
-	memory := int64(want.MemoryMiB)
-	if no := s.ledger.reserve(1, memory); no != nil {
-		image.release()
-		return nil, no.err(c.op, s.nextReap())
-	}
-	id := newID(prefixTemplate)
-	kept, err := s.haveTemplate(ctx, c.op, keeper, by, sandbox.TemplateSpec{Name: s.r.owner + "." + id, Spec: want}, req)
-	s.ledger.release(1, memory)
+	kept, err := s.keep(c.op, Templates, want.MemoryMiB)
 	if err != nil {
 		image.release()
 		return nil, err
 	}
-	kept.Spec.Image = want.Image // also where a driver does not keep where it lies
-	t := &template{image: image, templateRecord: templateRecord{TemplateInfo: infoOf(kept), Tenant: s.tenant.ID, Kept: kept}}
+	memory := int64(want.MemoryMiB)
+	if no := s.ledger.reserve(1, memory); no != nil {
+		kept.release()
+		image.release()
+		return nil, no.err(c.op, s.nextReap())
+	}
+	id := newID(prefixTemplate)
+	made, err := s.haveTemplate(ctx, c.op, keeper, by, sandbox.TemplateSpec{Name: s.r.owner + "." + id, Spec: want}, req)
+	s.ledger.release(1, memory)
+	if err != nil {
+		kept.release()
+		image.release()
+		return nil, err
+	}
+	made.Spec.Image = want.Image // also where a driver does not keep where it lies
+	t := &template{image: image, kept: kept, templateRecord: templateRecord{TemplateInfo: infoOf(made), Tenant: s.tenant.ID, Kept: made}}
 	t.ID, t.Name, t.Image, t.WarmUp = id, req.Name, spec.Image, req.WarmUp
-	if err := s.r.publish(ctx, t); err != nil {
+	if err = kept.settle(c.op, made.Bytes, nil); err == nil {
+		err = s.r.publish(ctx, t)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.r.discardTemplate(context.WithoutCancel(ctx), t))
 	}
 	s.tell(Event{Type: EventTemplateCreated, Template: id})
@@ -190,24 +201,13 @@ func (s *Session) toll(ctx context.Context, op string, vcpus int) (_ context.Con
 
 // watch charges now and then until the function that it returns is called, which charges for the rest.
 func (t *toll) watch() (stop func()) {
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		ticker := time.NewTicker(tick)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-ticker.C:
-				t.charge()
-				t.cancel()
-			}
-		}
+	end := repeat.Every(tick, func() bool {
+		t.charge()
+		t.cancel()
+		return true
 	})
 	return func() {
-		close(done)
-		wg.Wait()
+		end()
 		t.charge()
 	}
 }
@@ -251,17 +251,30 @@ func (w tollWriter) Write(p []byte) (int, error) {
 	return w.to.Write(p)
 }
 
-// publish puts a template into the list, in place of the one of the tenant that has had its name.
+// publish puts a template into the list, in place of the one of the tenant that has had its name, and removes that.
 func (r *Runtime) publish(ctx context.Context, t *template) error {
+	old, err := r.name(t)
+	if err != nil || old == nil {
+		return err
+	}
+	r.pool.forget(old.ID)
+	if err := r.discardTemplate(context.WithoutCancel(ctx), old); err != nil {
+		r.leave(old, err)
+	}
+	r.events.add(t.Tenant, Event{Type: EventTemplateRemoved, Template: old.ID})
+	return nil
+}
+
+// name puts a template into the list, and takes the one of the tenant that has had its name out of it; nil is none.
+func (r *Runtime) name(t *template) (old *template, err error) {
 	r.naming.Lock()
 	defer r.naming.Unlock()
-	var old *template
 	for _, other := range r.templatesOf(t.Tenant) {
 		if other.Name == t.Name {
 			old = other
 		}
 	}
-	err := r.store.update(func(tx *bbolt.Tx) error {
+	err = r.store.update(func(tx *bbolt.Tx) error {
 		if old != nil {
 			if err := tx.Bucket([]byte(bucketTemplates)).Delete([]byte(old.ID)); err != nil {
 				return err
@@ -270,22 +283,13 @@ func (r *Runtime) publish(ctx context.Context, t *template) error {
 		return putIn(tx, bucketTemplates, t.ID, t.templateRecord)
 	})
 	if err != nil {
-		return fmt.Errorf("store a template: %w", err)
+		return nil, fmt.Errorf("store a template: %w", err)
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.templates[t.ID] = t
-	had := old != nil && r.templates[old.ID] == old // else somebody has just removed it
-	if had {
+	if old != nil {
 		delete(r.templates, old.ID)
 	}
-	r.mu.Unlock()
-	if !had {
-		return nil
-	}
-	r.pool.forget(old.ID)
-	if err := r.discardTemplate(context.WithoutCancel(ctx), old); err != nil {
-		r.log.Error("could not remove a template that another one has replaced; the next start does", "template", old.ID, "error", err)
-	}
-	r.events.add(t.Tenant, Event{Type: EventTemplateRemoved, Template: old.ID})
-	return nil
+	return old, nil
 }

@@ -35,12 +35,22 @@ func (r *Runtime) recoverTemplates(ctx context.Context) error {
 	there := r.keptTemplates(ctx)
 	var lost []string
 	for id, record := range records {
-		if kept, ok := there[record.System]; ok && kept[record.Kept.Name].Digest != record.Digest {
+		kept, seen := there[record.System][record.Kept.Name]
+		if seen && kept.Digest != record.Digest { // what has the name is not what was made
 			lost = append(lost, id)
 			r.dropKept(ctx, record.System, record.Kept.Name)
+			delete(there[record.System], record.Kept.Name)
 			continue
 		}
-		t := &template{templateRecord: record}
+		t := &template{templateRecord: record, unseen: !seen}
+		if _, asked := there[record.System]; asked && !seen {
+			r.remark(fmt.Sprintf("template %s: %s does not list it, as if it were removed or could not be read: it stays, and is looked for when it is asked for", id, record.System))
+		}
+		bytes := record.Bytes
+		if seen {
+			bytes = kept.Bytes
+		}
+		t.kept = r.keptFrom(record.Tenant, Templates, bytes, nil)
 		img, release, err := r.cfg.Images.Resolve(ctx, record.Kept.Spec.Image.Digest)
 		if err == nil {
 			t.image = newHold(release)

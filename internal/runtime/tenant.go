@@ -23,6 +23,11 @@ const localTenant = "local"
 type tenant struct {
 	tenantRecord
 	ledger *ledger
+	kept   *storage
+}
+
+func newTenant(t tenantRecord) *tenant {
+	return &tenant{tenantRecord: t, ledger: newLedger("tenant", t.Budget, nil), kept: newStorage()}
 }
 
 func newToken() (token, digest string) {
@@ -90,7 +95,7 @@ func (r *Runtime) addTenant(spec TenantSpec, digests ...string) (Tenant, error) 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tenants[t.ID] = &tenant{tenantRecord: t, ledger: newLedger("tenant", t.Budget, nil)}
+	r.tenants[t.ID] = newTenant(t)
 	return t.public(), nil
 }
 

@@ -10,7 +10,8 @@ import (
 type DiffRequest struct {
 	// Sandbox and Other are A and B: two of this session, of one system and image. One of them may be the ID of a snapshot of the
 	// tenant. It is restored for the time of the comparison, which needs CanFork, and a sandbox of the budget; programs that the
-	// snapshot has go on meanwhile.
+	// snapshot has go on meanwhile. Later parts, up to 10,000 changes and 4 MiB of names together, are of that comparison, unless
+	// more than a minute passes between two of them.
 	Sandbox string `json:"sandbox"`
 	Other   string `json:"other"`
 	// After is the Next of the part before; empty is the beginning.
@@ -27,7 +28,7 @@ type DiffResult struct {
 	Changes []FileChange `json:"changes"`
 	// Next is the path behind which there may be more changes; empty if there is none. It may hold any bytes.
 	Next string `json:"-"`
-	// Paths is how many were looked at, Skipped how many directories were too deep to be looked into.
+	// Paths is how many were looked at for this part, Skipped how many directories were too deep to be looked into.
 	Paths   int `json:"paths"`
 	Skipped int `json:"skipped,omitempty"`
 	// Memory is part of the first part only, and missing where the system cannot tell.

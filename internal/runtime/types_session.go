@@ -54,7 +54,8 @@ type Tenant struct {
 type Resource string
 
 // The resources. The first two are of sandboxes alive, paused ones too, and are given back when one
-// is killed. The others add up, and are given back when the window ends.
+// is killed. The last three are of what is kept on disk, and are given back when that is removed: of a tenant, of all that
+// it keeps; of a session, of what it has made itself. The others add up, and are given back when the window ends.
 const (
 	Sandboxes      Resource = "sandboxes"
 	MemoryMiB      Resource = "memory_mib"
@@ -62,6 +63,9 @@ const (
 	OutputBytes    Resource = "output_bytes"    // written by programs, shown or not
 	VCPUSeconds    Resource = "vcpu_seconds"    // where the system reports them
 	EgressBytes    Resource = "egress_bytes"    // sent to the network, headers included, where the system reports them
+	Snapshots      Resource = "snapshots"
+	Templates      Resource = "templates"
+	KeptBytes      Resource = "kept_bytes" // of snapshots and templates
 )
 
 // Budget bounds what a session or a tenant uses. A zero field is no bound.
@@ -72,6 +76,9 @@ type Budget struct {
 	OutputBytes    int64 `json:"output_bytes,omitempty"`
 	VCPUSeconds    int64 `json:"vcpu_seconds,omitempty"`
 	EgressBytes    int64 `json:"egress_bytes,omitempty"`
+	Snapshots      int64 `json:"snapshots,omitempty"`
+	Templates      int64 `json:"templates,omitempty"`
+	KeptBytes      int64 `json:"kept_bytes,omitempty"`
 	// Window is how long it takes until what adds up begins at zero again; 0 is never.
 	Window time.Duration `json:"window,omitempty"`
 }

@@ -26,6 +26,8 @@ type Driver struct {
 	Unavailable string
 	// NoPause and NoSnapshot take abilities away; Forks adds that of copying a running sandbox.
 	NoPause, NoSnapshot, Forks bool
+	// Connects has its sandboxes connect to the sockets of interpreters.
+	Connects bool
 	// Flows has it take sandbox.Spec.Outside, over which the command fetch goes.
 	Flows bool
 	// Files are in every sandbox that is made, beside /etc/os-release: names and contents.
@@ -43,6 +45,8 @@ type Driver struct {
 	// OnCreate and OnClose may fail it.
 	OnCreate func(ctx context.Context, spec sandbox.Spec) error
 	OnClose  func(id string) error
+	// OnSnapshot may leave files in the directory of a snapshot, and fail it.
+	OnSnapshot func(dir string) error
 	// OnWrite, if not nil, stands for the writing of files.
 	OnWrite func(r io.Reader) error
 
@@ -360,6 +364,11 @@ func (b *box) Snapshot(_ context.Context, dir string) (sandbox.Snapshot, error) 
 	kind := b.d.Kind
 	if kind == "" {
 		kind = sandbox.SnapshotFull
+	}
+	if b.d.OnSnapshot != nil {
+		if err := b.d.OnSnapshot(dir); err != nil {
+			return sandbox.Snapshot{}, err
+		}
 	}
 	saved := b.copyState(kind)
 	b.d.mu.Lock()

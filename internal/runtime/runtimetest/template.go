@@ -22,6 +22,8 @@ type Keeper struct {
 	OnFork func(n int) error
 	// OnRemove may fail it.
 	OnRemove func(name string) error
+	// Hidden are the names of those that Templates and ForkTemplate do not find, as if they could not be read.
+	Hidden []string
 
 	mu    sync.Mutex
 	kept  map[string]keptTemplate
@@ -89,7 +91,10 @@ func (k *Keeper) Templates(context.Context) ([]sandbox.Template, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	list := []sandbox.Template{}
-	for _, t := range k.kept {
+	for name, t := range k.kept {
+		if slices.Contains(k.Hidden, name) {
+			continue
+		}
 		list = append(list, t.Template)
 	}
 	slices.SortFunc(list, func(a, b sandbox.Template) int { return strings.Compare(a.Name, b.Name) })
@@ -100,6 +105,7 @@ func (k *Keeper) Templates(context.Context) ([]sandbox.Template, error) {
 func (k *Keeper) ForkTemplate(ctx context.Context, name string, n int) ([]sandbox.Sandbox, error) {
 	k.mu.Lock()
 	t, ok := k.kept[name]
+	ok = ok && !slices.Contains(k.Hidden, name)
 	if ok && k.OnFork != nil {
 		k.forks++
 		if err := k.OnFork(k.forks); err != nil {

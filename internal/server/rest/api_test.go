@@ -283,7 +283,15 @@ func (s *site) testTenants(t *testing.T) {
 	if tn := call[Tenant](t, s, "PUT", "/v1/tenants/two/budget", Budget{Sandboxes: 2, WindowS: 3600}, 200); tn.Budget.Sandboxes != 2 || tn.Budget.WindowS != 3600 {
 		t.Errorf("budget: %+v", tn)
 	}
-	two.create(t)
+	box := two.create(t)
+	snap := call[runtime.SnapshotInfo](t, two, "POST", "/v1/sandboxes/"+box+"/snapshots", nil, 201)
+	kept := call[Tenant](t, s, "PUT", "/v1/tenants/two/budget", Budget{Snapshots: 1, KeptBytes: 1 << 40}, 200)
+	if who := call[Whoami](t, two, "GET", "/v1/whoami", nil, 200); len(who.Budget.Lines) != 2 || who.Budget.Lines[0].Left != 0 || who.Budget.Lines[1].Used == 0 || kept.Budget.KeptBytes != 1<<40 {
+		t.Errorf("what is kept: %+v", who)
+	}
+	two.refused(t, "POST", "/v1/sandboxes/"+box+"/snapshots", nil, 429, runtime.CodeBudget)
+	call[any](t, two, "DELETE", "/v1/snapshots/"+snap.ID, nil, 204)
+	call[any](t, two, "POST", "/v1/sandboxes/"+box+"/snapshots", nil, 201)
 	renewed := call[TenantToken](t, s, "POST", "/v1/tenants/two/token", nil, 200)
 	two.refused(t, "GET", "/v1/whoami", nil, 401, runtime.CodeUnauthenticated)
 	if n := len(call[struct{ Tenants []Tenant }](t, s, "GET", "/v1/tenants", nil, 200).Tenants); n != 2 {

@@ -39,18 +39,23 @@ type Budget struct {
 	OutputBytes    int64   `json:"output_bytes,omitempty" minimum:"0" doc:"that programs write, within a window"`
 	VCPUSeconds    int64   `json:"vcpu_seconds,omitempty" minimum:"0" doc:"within a window, where the system reports them"`
 	EgressBytes    int64   `json:"egress_bytes,omitempty" minimum:"0" doc:"that are sent to the network, headers included, within a window, where the system reports them"`
+	Snapshots      int64   `json:"snapshots,omitempty" minimum:"0" doc:"that are kept"`
+	Templates      int64   `json:"templates,omitempty" minimum:"0" doc:"that are kept"`
+	KeptBytes      int64   `json:"kept_bytes,omitempty" minimum:"0" doc:"on disk, of snapshots and templates together; while one is made, its sandbox's memory counts"`
 	WindowS        float64 `json:"window_s,omitempty" minimum:"0" maximum:"3e9" doc:"after which what adds up begins at zero again; 0 is never"`
 }
 
 // BudgetOf is a budget of the runtime as the API shows it.
 func BudgetOf(b runtime.Budget) Budget {
-	return Budget{b.Sandboxes, b.MemoryMiB, b.SandboxSeconds, b.OutputBytes, b.VCPUSeconds, b.EgressBytes, b.Window.Seconds()}
+	return Budget{b.Sandboxes, b.MemoryMiB, b.SandboxSeconds, b.OutputBytes, b.VCPUSeconds, b.EgressBytes,
+		b.Snapshots, b.Templates, b.KeptBytes, b.Window.Seconds()}
 }
 
 // Runtime is the budget as the runtime has it.
 func (b Budget) Runtime() runtime.Budget {
 	return runtime.Budget{Sandboxes: b.Sandboxes, MemoryMiB: b.MemoryMiB, SandboxSeconds: b.SandboxSeconds,
-		OutputBytes: b.OutputBytes, VCPUSeconds: b.VCPUSeconds, EgressBytes: b.EgressBytes, Window: duration(b.WindowS)}
+		OutputBytes: b.OutputBytes, VCPUSeconds: b.VCPUSeconds, EgressBytes: b.EgressBytes,
+		Snapshots: b.Snapshots, Templates: b.Templates, KeptBytes: b.KeptBytes, Window: duration(b.WindowS)}
 }
 
 // duration is that of seconds, which the description of the API bounds.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/aethervm/aether/internal/repeat"
 	"github.com/aethervm/aether/internal/runtime"
 )
 
@@ -77,26 +78,13 @@ func (e *events) beatWhile(check func() error, gone func()) (stop func()) {
 }
 
 func (e *events) every(d time.Duration, gone func(), check func() error) (stop func()) {
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		ticker := time.NewTicker(d)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-ticker.C:
-				if check != nil && check() != nil || e.write([]byte(": \n\n")) != nil {
-					if gone != nil {
-						gone()
-					}
-					return
-				}
-			}
+	return repeat.Every(d, func() bool {
+		there := (check == nil || check() == nil) && e.write([]byte(": \n\n")) == nil
+		if !there && gone != nil {
+			gone()
 		}
+		return there
 	})
-	return func() { close(done); wg.Wait() }
 }
 
 // Chunk is a piece of output, as an event has it.

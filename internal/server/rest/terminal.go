@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/aethervm/aether/internal/repeat"
 	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/internal/server/access"
 	"github.com/aethervm/aether/sandbox"
@@ -234,23 +235,13 @@ func (c *terminalConn) request(ctx context.Context) (runtime.RunRequest, error) 
 func (c *terminalConn) start(ctx context.Context) (stop func()) {
 	c.ctx, c.reading = ctx, true
 	go c.read(ctx)
-	stopped := make(chan struct{})
-	go func() {
-		ticker := time.NewTicker(heartbeat)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-stopped:
-				return
-			case <-ticker.C:
-			}
-			if access.Check(ctx) != nil || c.left(ctx) {
-				c.cancel()
-				return
-			}
+	return repeat.Every(heartbeat, func() bool {
+		there := access.Check(ctx) == nil && !c.left(ctx)
+		if !there {
+			c.cancel()
 		}
-	}()
-	return func() { close(stopped) }
+		return there
+	})
 }
 
 // left tells whether a client has gone of which nothing is read now, since what it has typed is not taken. One that is

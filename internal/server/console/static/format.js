@@ -45,12 +45,12 @@ export function time(iso) {
 export function resource(name, n) {
   switch (name) {
     case "memory_mib": return mebibytes(n);
-    case "output_bytes": case "egress_bytes": return bytes(n);
+    case "output_bytes": case "egress_bytes": case "kept_bytes": return bytes(n);
     case "sandbox_seconds": case "vcpu_seconds": return span(n);
     default: return count(n);
   }
 }
 
 export function resourceName(name) {
-  return { sandboxes: "Sandboxes", memory_mib: "Memory", sandbox_seconds: "Sandbox time", output_bytes: "Output", vcpu_seconds: "vCPU time", egress_bytes: "Egress" }[name] ?? name.replaceAll("_", " ");
+  return { sandboxes: "Sandboxes", memory_mib: "Memory", sandbox_seconds: "Sandbox time", output_bytes: "Output", vcpu_seconds: "vCPU time", egress_bytes: "Egress", snapshots: "Snapshots", templates: "Templates", kept_bytes: "Kept on disk" }[name] ?? name.replaceAll("_", " ");
 }

@@ -262,7 +262,7 @@ export function ends(info) {
   return { seconds: Math.max(0, seconds - since), why };
 }
 
-function budgetName(line) { return { memory_mib: "memory", output_bytes: "output", vcpu_seconds: "vCPU time", egress_bytes: "egress", sandbox_seconds: "sandbox time" }[line.resource] ?? line.resource; }
+function budgetName(line) { return { memory_mib: "memory", output_bytes: "output", vcpu_seconds: "vCPU time", egress_bytes: "egress", sandbox_seconds: "sandbox time", kept_bytes: "kept on disk" }[line.resource] ?? line.resource; }
 
 export function meter(line) {
   const part = line.limit > 0 ? Math.min(1, line.used / line.limit) : 0;
