@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -17,11 +18,12 @@ type linux struct {
 	driver   sandbox.Driver
 	original sandbox.Sandbox
 	size     int64
+	atOnce   int // 0 for all
 	copies   []sandbox.Sandbox
 }
 
 func (b *bench) newLinux(ctx context.Context) (_ herd, err error) {
-	l := &linux{}
+	l := &linux{atOnce: b.atOnce}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -68,8 +70,35 @@ func (l *linux) processes(ctx context.Context, s sandbox.Sandbox) ([]sandbox.Hos
 	return list, err
 }
 
-// grow forks once for all. How long each of them took by itself is not known, but for its first program.
-func (l *linux) grow(ctx context.Context, n int) ([]time.Duration, error) {
+// grow forks once for all, or in groups that are paused. How long each copy took by itself is not known, but for its first
+// program. At the end the first copy of all runs a program again: those that stand still have not been lost.
+func (l *linux) grow(ctx context.Context, n int) (took []time.Duration, err error) {
+	if l.atOnce == 0 {
+		return l.fork(ctx, n)
+	}
+	for n > 0 {
+		group := min(n, l.atOnce)
+		first := len(l.copies)
+		more, err := l.fork(ctx, group)
+		if err != nil {
+			return nil, fmt.Errorf("after %d copies: %w", first, err)
+		}
+		for _, s := range l.copies[first:] {
+			if err := s.(sandbox.Pauser).Pause(ctx); err != nil {
+				return nil, err
+			}
+		}
+		took, n = append(took, more...), n-group
+		fmt.Fprintf(os.Stderr, "%d copies, of the last ones %.0f ms to the first program\n", len(l.copies), quantile(more, 0.5))
+	}
+	old := l.copies[0]
+	if err := old.(sandbox.Pauser).Resume(ctx); err != nil {
+		return nil, err
+	}
+	return took, errors.Join(answers(ctx, old), old.(sandbox.Pauser).Pause(ctx))
+}
+
+func (l *linux) fork(ctx context.Context, n int) ([]time.Duration, error) {
 	list, err := l.original.(sandbox.Forker).Fork(ctx, n)
 	if err != nil {
 		return nil, err

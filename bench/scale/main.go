@@ -38,6 +38,8 @@ func run() error {
 	guest := flag.String("guest", "micro", "the guest: micro, process (which is micro without a cell, for sustain) or linux")
 	steps := flag.String("n", "1,10,100,500", "numbers of copies, ascending")
 	out := flag.String("out", "", "file to append samples to")
+	flag.IntVar(&b.atOnce, "at-once", 0, "how many copies of a Linux guest a fork makes, which are paused before the next one, as an\n"+
+		"agent runtime pauses those that nobody uses; 0 for all, which go on")
 	flag.IntVar(&b.memoryMiB, "memory", 64, "memory of the guest in MiB; of a Linux guest, what its programs may use")
 	flag.Parse()
 	list, err := numbers(*steps)
@@ -88,6 +90,7 @@ func numbers(text string) (list []int, err error) {
 type bench struct {
 	guest     string
 	memoryMiB int
+	atOnce    int
 	samples   *json.Encoder // nil for none
 }
 
