@@ -20,6 +20,8 @@ var (
 	ErrDead = errors.New("sandbox died")
 	// ErrCannotRun means: the program does not exist in the sandbox or cannot be executed.
 	ErrCannotRun = errors.New("cannot run program")
+	// ErrRefused means: nobody listens on the socket.
+	ErrRefused = errors.New("connection refused")
 	// ErrNoSpace means: disk or memory of the host ran out.
 	ErrNoSpace = errors.New("no space left on host")
 )

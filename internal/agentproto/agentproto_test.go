@@ -71,7 +71,7 @@ var requests = []Request{
 	{Op: OpPing}, {Op: OpFreeze}, {Op: OpStats},
 	{Op: OpExec, Exec: Exec{Args: []string{"sh", "-c", ""}, Env: []string{"A=b"}, Dir: "/", Timeout: time.Second, Input: true}},
 	{Op: OpExec, Exec: Exec{Args: []string{"sh"}, Dir: "/", Input: true, Terminal: &sandbox.Terminal{Size: sandbox.TerminalSize{Rows: 50, Cols: 200}}}},
-	{Op: OpRead, Path: "/etc/passwd"}, {Op: OpRead, Path: "/x", Offset: math.MaxInt64, Size: 1 << 40}, {Op: OpList, Path: "/"}, {Op: OpStat, Path: "/x"}, {Op: OpRemove, Path: "/\xff"},
+	{Op: OpRead, Path: "/etc/passwd"}, {Op: OpRead, Path: "/x", Offset: math.MaxInt64, Size: 1 << 40}, {Op: OpList, Path: "/"}, {Op: OpStat, Path: "/x"}, {Op: OpRemove, Path: "/\xff"}, {Op: OpConnect, Path: "/tmp/s"},
 	{Op: OpWrite, Path: "/tmp/x", Perm: 0o640},
 	{Op: OpConfigure, Config: Config{Hostname: "h", Now: time.Unix(1_700_000_000, 5), Entropy: []byte{1, 2}, Processes: 512, MemoryBytes: 1 << 30}},
 	{Op: OpThaw, Config: Config{Entropy: []byte{}}},
@@ -137,6 +137,8 @@ func TestFailures(t *testing.T) {
 		{syscall.EISDIR, sandbox.ErrInvalid},
 		{syscall.ENOSPC, syscall.ENOSPC},
 		{syscall.EAGAIN, syscall.EAGAIN},
+		{syscall.ECONNREFUSED, sandbox.ErrRefused},
+		{syscall.EPROTOTYPE, sandbox.ErrInvalid},
 		{errors.Join(sandbox.ErrCannotRun, syscall.ENOENT), sandbox.ErrCannotRun},
 	} {
 		f, err := DecodeFailure(NewFailure(c.err).Append(nil))
@@ -189,6 +191,8 @@ func FuzzGuest(f *testing.F) {
 	f.Add(append(frame(KindCredit, []byte{0, 0, 1, 0}), frame(KindInputClosed, nil)...))
 	f.Add(append(frame(KindEntry, AppendFileInfo(nil, sandbox.FileInfo{Name: "x"})), frame(KindDone, nil)...))
 	f.Add(frame(KindFail, NewFailure(fs.ErrNotExist).Append(nil)))
+	f.Add(append(frame(KindInputClosed, nil), frame(KindFail, NewFailure(sandbox.ErrRefused).Append(nil))...))
+	f.Add(append(frame(KindOutput, []byte("out")), frame(KindDone, nil)...))
 	f.Fuzz(func(t *testing.T, said []byte) {
 		c := Client{Dial: func(context.Context) (net.Conn, error) {
 			host, guest := net.Pipe()
@@ -207,6 +211,7 @@ func FuzzGuest(f *testing.F) {
 		sizes := make(chan sandbox.TerminalSize, 1)
 		sizes <- sandbox.DefaultTerminalSize()
 		_, _ = c.Exec(ctx, Exec{Args: []string{"x"}, Dir: "/", Terminal: &sandbox.Terminal{Resize: sizes}}, nil, io.Discard, nil)
+		_ = c.Connect(ctx, "/x", strings.NewReader("input"), io.Discard)
 		_ = c.ReadFile(ctx, "/x", io.Discard)
 		_ = c.WriteFile(ctx, "/x", strings.NewReader("content"), 0o600)
 		_, _ = c.ReadDir(ctx, "/")

@@ -103,6 +103,19 @@ func (c *Client) Exec(ctx context.Context, e Exec, stdin io.Reader, stdout, stde
 	return DecodeExit(payload)
 }
 
+// Connect passes in, which may be nil, to a Unix socket and what its peer sends to out, until the peer has closed it. An agent
+// that is older than this operation gives an error that wraps sandbox.ErrUnsupported.
+func (c *Client) Connect(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+	if in == nil {
+		in = strings.NewReader("")
+	}
+	_, err := c.do(ctx, Request{Op: OpConnect, Path: name}, &call{input: in, output: out})
+	if failure, ok := errors.AsType[Failure](err); ok && failure.Code == FailOther && strings.HasSuffix(failure.Text, unknownOperation(OpConnect)) {
+		return fmt.Errorf("%w: the agent: %s", sandbox.ErrUnsupported, failure.Text)
+	}
+	return err
+}
+
 // ReadFile copies a file's content to w.
 func (c *Client) ReadFile(ctx context.Context, name string, w io.Writer) error {
 	_, err := c.do(ctx, Request{Op: OpRead, Path: name}, &call{output: w})

@@ -28,6 +28,7 @@ const (
 	FailCannotRun  FailureCode = 5 // sandbox.ErrCannotRun
 	FailNoSpace    FailureCode = 6 // syscall.ENOSPC, in the guest
 	FailLimit      FailureCode = 7 // syscall.EAGAIN: a limit of the guest was reached
+	FailRefused    FailureCode = 8 // sandbox.ErrRefused
 )
 
 // classify finds the code of an error of the guest. The order matters: an error about a program may
@@ -43,7 +44,8 @@ func classify(err error) FailureCode {
 		{FailExist, []error{fs.ErrExist}},
 		{FailPermission, []error{fs.ErrPermission, syscall.EROFS}},
 		{FailNoSpace, []error{syscall.ENOSPC, syscall.EDQUOT}},
-		{FailInvalid, []error{sandbox.ErrInvalid, syscall.EISDIR, syscall.EINVAL, syscall.ENAMETOOLONG, syscall.ELOOP}},
+		{FailRefused, []error{sandbox.ErrRefused, syscall.ECONNREFUSED}},
+		{FailInvalid, []error{sandbox.ErrInvalid, syscall.EISDIR, syscall.EINVAL, syscall.ENAMETOOLONG, syscall.ELOOP, syscall.EPROTOTYPE}},
 	} {
 		for _, candidate := range c.errs {
 			if errors.Is(err, candidate) {
@@ -91,6 +93,8 @@ func (f Failure) Unwrap() error {
 		return syscall.ENOSPC
 	case FailLimit:
 		return syscall.EAGAIN
+	case FailRefused:
+		return sandbox.ErrRefused
 	}
 	return nil
 }

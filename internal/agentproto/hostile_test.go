@@ -3,6 +3,7 @@ package agentproto
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -41,5 +42,26 @@ func TestListingIsBounded(t *testing.T) {
 				t.Errorf("%d MiB were taken", n>>20)
 			}
 		})
+	}
+}
+
+// An agent that is older than the operation is told from one that fails.
+func TestConnectOfAnOlderAgent(t *testing.T) {
+	for said, unsupported := range map[error]bool{
+		fmt.Errorf("%w: %s", ErrProtocol, unknownOperation(OpConnect)): true,
+		fmt.Errorf("%w: %s", ErrProtocol, unknownOperation(OpExamine)): false,
+		sandbox.ErrRefused: false,
+	} {
+		c := Client{Dial: func(context.Context) (net.Conn, error) {
+			host, guest := net.Pipe()
+			go func() {
+				_, _ = NewReader(guest).Next()
+				_ = WriteFrame(guest, KindFail, NewFailure(said).Append(nil))
+			}()
+			return host, nil
+		}}
+		if err := c.Connect(t.Context(), "/s", nil, nil); err == nil || errors.Is(err, sandbox.ErrUnsupported) != unsupported {
+			t.Errorf("%v: %v", said, err)
+		}
 	}
 }

@@ -29,12 +29,13 @@ const (
 	OpStats     Op = 11 // Done with a Stats
 	OpChanges   Op = 20 // Path, Size; changes, Done with a Walked
 	OpExamine   Op = 21 // Wants; changes, Done
+	OpConnect   Op = 22 // Path, of a Unix socket; input, output, Done when the peer has closed it
 )
 
 func (o Op) String() string {
 	names := [...]string{OpPing: "ping", OpConfigure: "configure", OpExec: "exec", OpRead: "read",
 		OpWrite: "write", OpList: "list", OpStat: "stat", OpRemove: "remove", OpFreeze: "freeze",
-		OpThaw: "thaw", OpStats: "stats", OpChanges: "changes", OpExamine: "examine"}
+		OpThaw: "thaw", OpStats: "stats", OpChanges: "changes", OpExamine: "examine", OpConnect: "connect"}
 	if int(o) < len(names) && names[o] != "" {
 		return names[o]
 	}
@@ -144,7 +145,7 @@ func (r Request) Append(b []byte) []byte {
 		b = appendString(b, r.Path)
 		b = binary.AppendUvarint(b, uint64(r.Offset))
 		b = binary.AppendUvarint(b, uint64(r.Size))
-	case OpList, OpStat, OpRemove:
+	case OpList, OpStat, OpRemove, OpConnect:
 		b = appendString(b, r.Path)
 	case OpWrite:
 		b = appendString(b, r.Path)
@@ -189,7 +190,7 @@ func DecodeRequest(payload []byte) (Request, error) {
 		}
 	case OpRead:
 		r.Path, r.Offset, r.Size = d.string(), int64(d.bounded(math.MaxInt64)), int64(d.bounded(math.MaxInt64))
-	case OpList, OpStat, OpRemove:
+	case OpList, OpStat, OpRemove, OpConnect:
 		r.Path = d.string()
 	case OpWrite:
 		r.Path, r.Perm = d.string(), fs.FileMode(d.bounded(uint64(fs.ModePerm)))
@@ -207,10 +208,13 @@ func DecodeRequest(payload []byte) (Request, error) {
 			d.fail("config out of range")
 		}
 	default:
-		d.fail(fmt.Sprintf("unknown operation %d", r.Op))
+		d.fail(unknownOperation(r.Op))
 	}
 	return r, d.end()
 }
+
+// unknownOperation is what an agent says of an operation that it does not have. Older ones are known by it.
+func unknownOperation(op Op) string { return fmt.Sprintf("unknown operation %d", uint8(op)) }
 
 // AppendSize appends the encoded size of a terminal to b.
 func AppendSize(b []byte, size sandbox.TerminalSize) []byte {

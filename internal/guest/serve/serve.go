@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/internal/guest/files"
@@ -60,6 +61,8 @@ type Server struct {
 	Machine Machine
 	// Tree tells what was written since the image was made. It may be nil: then nobody can ask for it.
 	Tree *files.Tree
+
+	sockets atomic.Int32 // connected for hosts now
 }
 
 // conn is a connection, for one operation after the other.
@@ -161,6 +164,8 @@ func (s *Server) do(c *conn, r agentproto.Request) ([]byte, error) {
 		return nil, c.writeEntries([]sandbox.FileInfo{info})
 	case agentproto.OpRemove:
 		return nil, files.Remove(r.Path)
+	case agentproto.OpConnect:
+		return nil, s.connect(c, r.Path)
 	case agentproto.OpChanges, agentproto.OpExamine:
 		return Tree(s.Tree, r, c.stream)
 	}
