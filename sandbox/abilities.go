@@ -13,6 +13,20 @@ type RangeReader interface {
 	ReadRange(ctx context.Context, name string, offset, size int64, w io.Writer) error
 }
 
+// Connector is a Sandbox whose programs can be reached through their Unix sockets without a program that is run for it.
+type Connector interface {
+	// Connect connects to a stream socket in the sandbox's file system, as root, and passes to it what in gives and to
+	// out what its peer sends. At the end of in, which is at once if in is nil, the peer reads the end of its input and
+	// may go on to send. Connect returns when the peer has closed its end for sending, or closed it altogether; a Read of
+	// in that goes on then may outlive it. When ctx ends, or out fails, the socket is closed. What is sent, but not yet
+	// taken, is bounded in both directions.
+	//
+	// name is absolute; links are followed, and may lead nowhere but into the sandbox. If there is no such socket, the
+	// error wraps fs.ErrNotExist, if nobody listens on it [ErrRefused], and if the sandbox comes from a time when it could
+	// not do this, [ErrUnsupported].
+	Connect(ctx context.Context, name string, in io.Reader, out io.Writer) error
+}
+
 // Pauser is a Sandbox whose guest can be stopped and let go on. While it is paused no guest code
 // runs and no guest time is billed; memory stays. Both methods are idempotent.
 type Pauser interface {

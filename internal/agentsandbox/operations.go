@@ -33,6 +33,11 @@ func (s *Sandbox) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit, erro
 	return sandbox.Exit{Code: exit.Code, Signal: exit.Signal, TimedOut: exit.TimedOut, Duration: time.Since(start)}, nil
 }
 
+// Connect is sandbox.Connector's.
+func (s *Sandbox) Connect(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+	return s.onFile(ctx, "connect", name, func(ctx context.Context) error { return s.Client.Connect(ctx, name, in, out) })
+}
+
 // ReadFile is sandbox.Files'.
 func (s *Sandbox) ReadFile(ctx context.Context, name string, w io.Writer) error {
 	return s.onFile(ctx, "read", name, func(ctx context.Context) error { return s.Client.ReadFile(ctx, name, w) })

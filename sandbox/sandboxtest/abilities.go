@@ -70,6 +70,7 @@ func (s *suite) testAbilities(t *testing.T) {
 			t.Errorf("close while paused: %v", err)
 		}
 	})
+	s.test(t, "Connect", s.testConnect)
 	s.test(t, "Snapshot", s.testSnapshot)
 	s.test(t, "Fork", s.testFork)
 	s.test(t, "Diff", s.testDiff)
