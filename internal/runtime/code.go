@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -16,9 +17,9 @@ import (
 	"github.com/aethervm/aether/sandbox"
 )
 
-// A kept interpreter is a process of the sandbox that listens on a Unix socket there. A call is a
-// short program that passes a request to the socket. So nothing of it is on the host, and what it
-// holds lives through a pause, a fork or a snapshot as everything in the sandbox does.
+// A kept interpreter is a process of the sandbox that listens on a Unix socket there. A call passes a request to the
+// socket: directly where the system can reach it, else by a short program that is run for that. So nothing of it is on the
+// host, and what it holds lives through a pause, a fork or a snapshot as everything in the sandbox does.
 var (
 	//go:embed interp/python.py
 	pythonServer string
@@ -199,6 +200,56 @@ type answer struct {
 // ask passes a request to the interpreter and takes its output.
 func ask(u *use, lang language, req CodeRequest, request []byte, w *watcher) (answer, error) {
 	reply := &replyWriter{stdout: w.writer(Stdout, nil), stderr: w.writer(Stderr, nil)}
+	how, err := "its socket was closed", sandbox.ErrUnsupported
+	if connector, ok := u.raw.(sandbox.Connector); ok {
+		how, err = askDirectly(u, connector, req, request, reply)
+	}
+	if errors.Is(err, sandbox.ErrUnsupported) {
+		how, err = askByProgram(u, lang, req, request, reply)
+	}
+	switch {
+	case err != nil:
+		return answer{}, err
+	case reply.last == nil:
+		return answer{}, refuse(CodeInternal, "code", "try again with restart", "the interpreter gave no answer (%s)", how)
+	}
+	return *reply.last, nil
+}
+
+// askDirectly passes a request to the interpreter's socket, and the answer to reply. It says how that ended.
+func askDirectly(u *use, connector sandbox.Connector, req CodeRequest, request []byte, reply *replyWriter) (string, error) {
+	ctx, cancel := u.ctx, context.CancelFunc(func() {})
+	if req.Timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, req.Timeout+answerGrace)
+	}
+	defer cancel()
+	over := make(chan struct{})
+	defer close(over)
+	in := io.MultiReader(bytes.NewReader(request), waitReader{over})
+	done := u.b.drive(u.ctx, "connect")
+	err := connector.Connect(ctx, req.Language.socket(), in, reply)
+	done(&err)
+	switch {
+	case err == nil:
+		return "its socket was closed", nil
+	case ctx.Err() != nil && u.ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+		return "timed out", nil
+	case !reply.any && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, sandbox.ErrRefused)):
+		return "", errNobody
+	}
+	return "", err
+}
+
+// waitReader ends when over is closed. To the interpreter, the end of its input says that nobody waits for the answer.
+type waitReader struct{ over <-chan struct{} }
+
+func (r waitReader) Read([]byte) (int, error) {
+	<-r.over
+	return 0, io.EOF
+}
+
+// askByProgram is askDirectly with a program that is run in the sandbox.
+func askByProgram(u *use, lang language, req CodeRequest, request []byte, reply *replyWriter) (string, error) {
 	cmd := sandbox.Cmd{
 		Args: append(append([]string{}, lang.ask...), req.Language.socket()), Dir: "/",
 		Stdin: bytes.NewReader(request), Stdout: reply,
@@ -207,15 +258,10 @@ func ask(u *use, lang language, req CodeRequest, request []byte, w *watcher) (an
 		cmd.Timeout = req.Timeout + answerGrace
 	}
 	exit, err := u.sb.Exec(u.ctx, cmd)
-	switch {
-	case err != nil:
-		return answer{}, err
-	case exit.Code == noInterpreter && !reply.any:
-		return answer{}, errNobody
-	case reply.last == nil:
-		return answer{}, refuse(CodeInternal, "code", "try again with restart", "the interpreter gave no answer (%s)", exit)
+	if err == nil && exit.Code == noInterpreter && !reply.any {
+		err = errNobody
 	}
-	return *reply.last, nil
+	return exit.String(), err
 }
 
 // replyWriter takes the lines of an interpreter. The sandbox may have it say anything.

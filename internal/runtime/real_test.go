@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +24,7 @@ import (
 )
 
 // openReal opens a runtime on a system of this host.
-func openReal(t *testing.T, system, need string) *Session {
+func openReal(t testing.TB, system, need string) *Session {
 	t.Helper()
 	testenv.Image(t)
 	list := []sandbox.Driver{drivertest.Real(t, system, need)}
@@ -190,11 +192,14 @@ func TestInterpreters(t *testing.T) {
 		{Node, "node", "const x = await Promise.resolve([1, 2])", "x", "[ 1, 2 ]", "console.log('a'); require('child_process').spawnSync('echo', ['b'], {stdio: 'inherit'}); console.error('c')",
 			"null.f()", "TypeError", "for (;;);", "process.exit(3)", "1 +"},
 	} {
-		t.Run(string(c.name), func(t *testing.T) {
+		test := func(t *testing.T, connects bool) {
 			if _, err := exec.LookPath(c.program); err != nil {
 				testenv.Require(t, strings.ToUpper(c.program), err.Error())
 			}
 			b, u := hostBox(t)
+			if connects {
+				u.raw = hostConnector{u.sb.(*hostSandbox)}
+			}
 			lang, err := c.name.def("code")
 			if err != nil {
 				t.Fatal(err)
@@ -243,7 +248,26 @@ func TestInterpreters(t *testing.T) {
 			if res := code(c.use, func(r *CodeRequest) { r.Restart = true }); !res.Fresh || res.Value != "" {
 				t.Errorf("restart: %+v", res)
 			}
-		})
+			code(c.define)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			gone := *u
+			gone.ctx = ctx
+			if res, err := b.code(&gone, lang, CodeRequest{Language: c.name, Code: c.loop}); err == nil {
+				t.Errorf("a caller that has gone: %+v", res)
+			}
+			if res := code(c.use); c.name == Python && res.Value != c.value {
+				t.Errorf("use after an interrupt: %+v", res)
+			}
+			if err := u.sb.(*hostSandbox).leave(c.name); err != nil {
+				t.Fatal(err)
+			}
+			if res := code(c.define); !res.Fresh || res.Lost != "the interpreter was gone" {
+				t.Errorf("the socket is gone: %+v", res)
+			}
+		}
+		t.Run(string(c.name), func(t *testing.T) { test(t, false) })
+		t.Run(string(c.name)+" directly", func(t *testing.T) { test(t, true) })
 	}
 }
 
@@ -261,7 +285,7 @@ func hostBox(t *testing.T) (*box, *use) {
 		h.end(t)
 		_ = os.RemoveAll(dir)
 	})
-	b := &box{s: w.session(t, SessionSpec{}), id: "sbhost", sb: h, interps: map[Language]*interpreter{}}
+	b := &box{s: w.session(t, SessionSpec{}), id: "sbhost", sb: h, driver: w.d, interps: map[Language]*interpreter{}}
 	return b, &use{b: b, sb: h, ctx: t.Context()}
 }
 
@@ -285,6 +309,33 @@ func (h *hostSandbox) Exec(ctx context.Context, c sandbox.Cmd) (sandbox.Exit, er
 		return sandbox.Exit{Code: ee.ExitCode()}, nil
 	}
 	return sandbox.Exit{}, err
+}
+
+// leave removes the socket of an interpreter.
+func (h *hostSandbox) leave(name Language) error {
+	return os.Remove(strings.Replace(name.socket(), interpreterDir, filepath.Join(h.dir, "s"), 1))
+}
+
+// hostConnector is a hostSandbox that connects to sockets.
+type hostConnector struct{ *hostSandbox }
+
+func (h hostConnector) Connect(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", strings.Replace(name, interpreterDir, filepath.Join(h.dir, "s"), 1))
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return sandbox.ErrRefused
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	go func() { _, _ = io.Copy(conn, in) }()
+	_, err = io.Copy(out, conn)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // end kills what the test has started and that is still there.

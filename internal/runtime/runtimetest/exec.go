@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strconv"
@@ -307,6 +308,18 @@ func (b *box) interpret(ctx context.Context, cmd sandbox.Cmd, r *running) (sandb
 		b.mu.Unlock()
 	}
 	return sandbox.Exit{}, enc.Encode(answer)
+}
+
+// Connect is sandbox.Connector's, for the socket of an interpreter.
+func (b *box) Connect(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+	if !b.d.Connects {
+		return &sandbox.Error{Op: "connect", System: b.d.Name, Err: sandbox.ErrUnsupported, Detail: "Connects is not set"}
+	}
+	exit, err := b.Exec(ctx, sandbox.Cmd{Args: []string{"python3", name}, Stdin: in, Stdout: out})
+	if err == nil && exit.Code == 97 {
+		err = &sandbox.Error{Op: "connect", System: b.d.Name, Err: fs.ErrNotExist, Detail: name}
+	}
+	return err
 }
 
 // events writes output as an interpreter does.
