@@ -123,26 +123,9 @@ func (r *relay) receive() {
 
 // feed passes input on to the peer, and its end.
 func (r *relay) feed() {
-	var owed credit
-	for {
-		data := r.input.take()
-		if data == nil {
-			if r.input.atEnd() {
-				_ = r.socket.CloseWrite() // fails if the peer is gone, which the other direction finds out
-			}
-			return
-		}
-		if _, err := r.socket.Write(data); err != nil {
-			// The peer reads no more. What is on its way is dropped by add.
-			r.input.stop()
-			_ = r.c.write(agentproto.KindInputClosed, nil)
-			return
-		}
-		size := len(data)
-		r.input.passed(data)
-		if owed.give(r.c, size) != nil {
-			r.cutOff()
-		}
+	r.c.passInput(r.input, r.socket, r.cutOff)
+	if r.input.atEnd() {
+		_ = r.socket.CloseWrite() // fails if the peer is gone, which the other direction finds out
 	}
 }
 

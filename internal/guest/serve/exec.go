@@ -183,24 +183,7 @@ func (r *run) refuse(format string, args ...any) {
 // feed passes input on to the program.
 func (r *run) feed() {
 	defer r.pipes.stdin.Close()
-	var owed credit
-	for {
-		data := r.input.take()
-		if data == nil {
-			return
-		}
-		if _, err := r.pipes.stdin.Write(data); err != nil {
-			// The program reads no more. What is on its way is dropped by add.
-			r.input.stop()
-			_ = r.c.write(agentproto.KindInputClosed, nil)
-			return
-		}
-		size := len(data)
-		r.input.passed(data)
-		if owed.give(r.c, size) != nil {
-			r.cutOff()
-		}
-	}
+	r.c.passInput(r.input, r.pipes.stdin, r.cutOff)
 }
 
 // sendOutput sends what the program writes, until all writers have closed the pipe, or the program

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"io"
 	"sync"
 
 	"github.com/aethervm/aether/internal/agentproto"
@@ -91,5 +92,28 @@ func (b *inputBuffer) passed(chunk []byte) {
 	if !b.stopped {
 		b.size -= len(chunk)
 		b.free = append(b.free, chunk)
+	}
+}
+
+// passInput passes input on to w until it ends, is stopped, or w takes no more, and tells the host how much room there is
+// again. When the host is gone it calls cutOff.
+func (c *conn) passInput(b *inputBuffer, w io.Writer, cutOff func()) {
+	var owed credit
+	for {
+		data := b.take()
+		if data == nil {
+			return
+		}
+		if _, err := w.Write(data); err != nil {
+			// Nobody reads any more. What is on its way is dropped by add.
+			b.stop()
+			_ = c.write(agentproto.KindInputClosed, nil)
+			return
+		}
+		size := len(data)
+		b.passed(data)
+		if owed.give(c, size) != nil {
+			cutOff()
+		}
 	}
 }
