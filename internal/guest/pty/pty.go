@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ type Terminal struct {
 	// Program is the end that is for the program, in blocking mode. It stays open here too, so that a program may
 	// close its own and open the terminal again.
 	Program *os.File
+
+	begun atomic.Bool // a line was: what was typed last is not its end
 }
 
 // Open makes a terminal of a size. Its device must be mounted at /dev/pts.
@@ -79,17 +82,23 @@ func (t *Terminal) control(f func(fd int) error) error {
 }
 
 // Write types.
-func (t *Terminal) Write(p []byte) (int, error) { return t.master.Write(p) }
+func (t *Terminal) Write(p []byte) (int, error) {
+	n, err := t.master.Write(p)
+	if n > 0 {
+		t.begun.Store(p[n-1] != '\n' && p[n-1] != '\r')
+	}
+	return n, err
+}
 
-// TypeEnd types the end of the input, unless the program has switched off that there is such a character. begun says
-// that a line was begun: the first such character ends that, the next the input.
-func (t *Terminal) TypeEnd(begun bool) error {
+// TypeEnd types the end of the input, unless the program has switched off that there is such a character. Where a line was
+// begun, the first such character ends that, the next the input.
+func (t *Terminal) TypeEnd() error {
 	var end []byte
 	err := t.control(func(fd int) error {
 		mode, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err == nil && mode.Lflag&unix.ICANON != 0 && mode.Cc[unix.VEOF] != 0 {
 			end = append(end, mode.Cc[unix.VEOF])
-			if begun {
+			if t.begun.Load() {
 				end = append(end, end...)
 			}
 		}

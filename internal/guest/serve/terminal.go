@@ -31,7 +31,6 @@ func (r *run) sendScreen() {
 // typeInput types what comes from the host.
 func (r *run) typeInput() {
 	var owed credit
-	begun := false // a line
 	for {
 		data := r.input.take()
 		if data == nil {
@@ -42,16 +41,13 @@ func (r *run) typeInput() {
 			return
 		}
 		size := len(data)
-		if size > 0 {
-			begun = data[size-1] != '\n' && data[size-1] != '\r'
-		}
 		r.input.passed(data)
 		if owed.give(r.c, size) != nil {
 			r.cutOff()
 		}
 	}
 	if r.input.atEnd() {
-		_ = r.pipes.terminal.TypeEnd(begun) // the program may have ended
+		_ = r.pipes.terminal.TypeEnd() // the program may have ended
 	}
 }
 

@@ -94,13 +94,11 @@ func (t *terminal) typeInput() {
 
 // typeKeys types what comes; nil is the end of the input.
 func (t *terminal) typeKeys(keys <-chan []byte) {
-	begun := false // a line
 	for data := range keys {
 		if data == nil {
-			_ = t.pty.TypeEnd(begun) // the program may have ended, here and below
+			_ = t.pty.TypeEnd() // the program may have ended, here and below
 			continue
 		}
-		begun = data[len(data)-1] != '\n' && data[len(data)-1] != '\r'
 		_, _ = t.pty.Write(data)
 	}
 }
