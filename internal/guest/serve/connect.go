@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,9 @@ import (
 
 // maxSockets is how many sockets are open for hosts at one time. Each may hold a window of input.
 const maxSockets = 64
+
+// thawInterval is how often a relay that was cut off looks whether the machine goes on.
+const thawInterval = 20 * time.Millisecond
 
 // connect passes input to a Unix socket and sends what comes of it, until the peer has closed it. It is the socket's
 // own buffer that holds what the peer does not take, and then the window; the agent waits for nobody.
@@ -88,10 +92,16 @@ func (r *relay) run() {
 // of the machine is not told that the host is gone.
 func (r *relay) cutOff() {
 	r.cutOnce.Do(func() {
-		if !r.machine.Frozen() && r.machine.Copied() == r.copied {
-			_ = r.socket.Close()
-		}
 		r.input.stop()
+		go func() {
+			// One that is frozen turns out to be a copy, or not, when it is thawed.
+			for r.machine.Frozen() {
+				time.Sleep(thawInterval)
+			}
+			if r.machine.Copied() == r.copied {
+				_ = r.socket.Close()
+			}
+		}()
 	})
 }
 

@@ -99,6 +99,35 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+// TestConnectCutOffWhileFrozen: whether the peer is to know that the host is gone shows when the machine goes on.
+func TestConnectCutOffWhileFrozen(t *testing.T) {
+	c, _ := connected(t)
+	begun, gone := make(chan struct{}, 1), make(chan error, 1)
+	path := listen(t, func(conn *net.UnixConn) {
+		begun <- struct{}{}
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_, err := io.Copy(io.Discard, conn)
+		gone <- err
+	})
+	ctx, cancel := context.WithCancel(bounded(t))
+	defer cancel()
+	go func() {
+		<-begun
+		_ = c.Freeze(bounded(t))
+		cancel()
+	}()
+	if err := c.Connect(ctx, path, endless(t), nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	time.Sleep(10 * thawInterval)
+	if err := c.Thaw(bounded(t), agentproto.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-gone; err != nil {
+		t.Errorf("the peer was not told: %v", err)
+	}
+}
+
 func TestConnectErrors(t *testing.T) {
 	c, _ := connected(t)
 	dir := t.TempDir()
