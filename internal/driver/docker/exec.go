@@ -32,9 +32,9 @@ func (s *Sandbox) run(ctx context.Context, p oneshot.Program) (int, error) {
 	}
 	defer stop()
 	for deadline := time.Now().Add(startPatience); ; {
-		code, err := s.runOnce(ctx, p)
+		code, begun, err := s.runOnce(ctx, p)
 		// Part of the input may be used up, so a run with input has one chance.
-		if err == nil || !exhausted(err) || p.Stdin != nil || time.Now().After(deadline) {
+		if err == nil || begun || !exhausted(err) || p.Stdin != nil || time.Now().After(deadline) {
 			return code, s.fail(ctx, "exec", err)
 		}
 		select {
@@ -45,7 +45,8 @@ func (s *Sandbox) run(ctx context.Context, p oneshot.Program) (int, error) {
 	}
 }
 
-func (s *Sandbox) runOnce(ctx context.Context, p oneshot.Program) (int, error) {
+// runOnce runs a program. begun says that it may have run, also if there is an error.
+func (s *Sandbox) runOnce(ctx context.Context, p oneshot.Program) (code int, begun bool, err error) {
 	cli := s.eng.cli
 	created, err := cli.ExecCreate(ctx, s.container, client.ExecCreateOptions{
 		User:         "0:0",
@@ -57,12 +58,12 @@ func (s *Sandbox) runOnce(ctx context.Context, p oneshot.Program) (int, error) {
 		AttachStderr: true,
 	})
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	stream, err := cli.ExecAttach(ctx, created.ID, client.ExecAttachOptions{})
 	observeAttach(ctx, created.ID)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer stream.Close()
 	// A closed connection is the only way to end the copying below. The program itself is not ended
@@ -72,26 +73,26 @@ func (s *Sandbox) runOnce(ctx context.Context, p oneshot.Program) (int, error) {
 	input := feed(stream.HijackedResponse, p.Stdin)
 	stdout := &refusalFilter{w: p.Stdout}
 	if err := s.deliver(ctx, created.ID, stream.HijackedResponse, stdout, p.Stderr); err != nil {
-		return 0, err
+		return 0, true, err
 	}
 	end, err := s.waitExit(ctx, created.ID)
 	if err != nil {
-		return 0, err
+		return 0, true, err
 	}
 	if end.PID == 0 && len(stdout.held) > 0 {
-		return 0, errors.New(strings.TrimSpace(string(stdout.held)))
+		return 0, false, errors.New(strings.TrimSpace(string(stdout.held)))
 	}
 	if err := stdout.flush(); err != nil {
-		return 0, err
+		return 0, true, err
 	}
 	select {
 	case err := <-input:
 		if err != nil {
-			return 0, &inputError{err}
+			return 0, true, &inputError{err}
 		}
 	default: // the program has ended without reading all of it
 	}
-	return end.ExitCode, nil
+	return end.ExitCode, true, nil
 }
 
 // stallInterval is how often the engine is asked whether the program has ended while its output waits
