@@ -32,7 +32,7 @@ func Typed(op, system, id string, err error) error {
 		case agentproto.FailNoSpace:
 			e.Remedy = "the sandbox's own file system is full: its files live in its memory; remove some, or give it more"
 		case agentproto.FailLimit:
-			e.Remedy = "the sandbox has reached its limit of processes or memory; give it more, or end some"
+			e.Remedy = "the sandbox has reached its limit of processes, memory or open sockets; give it more, or end some"
 		case agentproto.FailCannotRun:
 			e.Remedy = "is the program in the image, executable, and the working directory there?"
 		default:

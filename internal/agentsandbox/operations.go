@@ -33,6 +33,8 @@ func (s *Sandbox) Exec(ctx context.Context, cmd sandbox.Cmd) (sandbox.Exit, erro
 	return sandbox.Exit{Code: exit.Code, Signal: exit.Signal, TimedOut: exit.TimedOut, Duration: time.Since(start)}, nil
 }
 
+var _ sandbox.Connector = (*Sandbox)(nil)
+
 // Connect is sandbox.Connector's.
 func (s *Sandbox) Connect(ctx context.Context, name string, in io.Reader, out io.Writer) error {
 	return s.onFile(ctx, "connect", name, func(ctx context.Context) error { return s.Client.Connect(ctx, name, in, out) })

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -234,11 +235,14 @@ func askDirectly(u *use, connector sandbox.Connector, req CodeRequest, request [
 		return "its socket was closed", nil
 	case ctx.Err() != nil && u.ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
 		return "timed out", nil
-	case !reply.any && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, sandbox.ErrRefused)):
+	case !reply.any && slices.ContainsFunc(noSocket, func(kind error) bool { return errors.Is(err, kind) }):
 		return "", errNobody
 	}
 	return "", err
 }
+
+// noSocket are the kinds of errors that say that no interpreter listens, but nothing or something else is at that path.
+var noSocket = []error{fs.ErrNotExist, sandbox.ErrRefused, sandbox.ErrInvalid, fs.ErrPermission}
 
 // waitReader ends when over is closed. To the interpreter, the end of its input says that nobody waits for the answer.
 type waitReader struct{ over <-chan struct{} }

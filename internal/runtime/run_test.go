@@ -329,6 +329,9 @@ func testCode(t *testing.T, connects bool) {
 	if res := code(box, "x = 41"); !res.Fresh || res.Value != "" {
 		t.Errorf("%+v", res)
 	}
+	if n := w.d.Connected.Load(); (n > 0) != connects {
+		t.Errorf("it connected %d times", n)
+	}
 	if res := code(box, "x"); res.Fresh || res.Value != "41" {
 		t.Errorf("%+v", res)
 	}

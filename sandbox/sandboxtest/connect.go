@@ -96,8 +96,8 @@ func (s *suite) testConnect(t *testing.T, d sandbox.Driver) {
 	cancelled, cancelNow := context.WithCancel(ctx)
 	in, end := io.Pipe()
 	defer func() { _ = end.Close() }()
-	time.AfterFunc(200*time.Millisecond, cancelNow)
-	if err := to.Connect(cancelled, "/tmp/echo", in, io.Discard); !errors.Is(err, context.Canceled) {
+	go func() { _, _ = end.Write([]byte("x")) }()
+	if err := to.Connect(cancelled, "/tmp/echo", in, onWrite(cancelNow)); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	if !eventually(20*time.Second, func() bool { return len(b.read(t, "/tmp/ended")) > before }) {
@@ -129,6 +129,14 @@ func (s *suite) testConnect(t *testing.T, d sandbox.Driver) {
 	if err := to.Connect(ctx, "/tmp/echo", nil, nil); !errors.Is(err, sandbox.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// onWrite is called for what is written.
+type onWrite func()
+
+func (f onWrite) Write(p []byte) (int, error) {
+	f()
+	return len(p), nil
 }
 
 type failingWriter struct{ err error }

@@ -26,8 +26,9 @@ type Driver struct {
 	Unavailable string
 	// NoPause and NoSnapshot take abilities away; Forks adds that of copying a running sandbox.
 	NoPause, NoSnapshot, Forks bool
-	// Connects has its sandboxes connect to the sockets of interpreters.
-	Connects bool
+	// Connects has its sandboxes connect to the sockets of interpreters, and Connected is how often they have.
+	Connects  bool
+	Connected atomic.Int64
 	// Flows has it take sandbox.Spec.Outside, over which the command fetch goes.
 	Flows bool
 	// Files are in every sandbox that is made, beside /etc/os-release: names and contents.

@@ -315,6 +315,7 @@ func (b *box) Connect(ctx context.Context, name string, in io.Reader, out io.Wri
 	if !b.d.Connects {
 		return &sandbox.Error{Op: "connect", System: b.d.Name, Err: sandbox.ErrUnsupported, Detail: "Connects is not set"}
 	}
+	b.d.Connected.Add(1)
 	exit, err := b.Exec(ctx, sandbox.Cmd{Args: []string{"python3", name}, Stdin: in, Stdout: out})
 	if err == nil && exit.Code == 97 {
 		err = &sandbox.Error{Op: "connect", System: b.d.Name, Err: fs.ErrNotExist, Detail: name}
