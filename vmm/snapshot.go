@@ -84,6 +84,10 @@ func (vm *VM) branch() (_ *Snapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// What the branch before has left is not counted after this one.
+	if err := vm.memory.Settle(); err != nil {
+		return nil, err
+	}
 	if s.image, err = vm.memory.Image(); err != nil {
 		return nil, err
 	}

@@ -96,9 +96,10 @@ func (c *Cell) charge(layers []*os.File) ([]*layerUse, error) {
 		}
 	}
 	c.own, c.layered, c.lost = own, 0, 0
-	// The cell frees them when its guest goes on, which writes meanwhile (guestmem.Memory.Settle). A cell that only says that
-	// it has left them gets no more than one branch gives it anyway.
-	c.settling = min(left, int64(c.cfg.MemoryMiB)<<20)
+	// The cell frees them when its guest goes on, which writes meanwhile, or has some mapped until the next branch
+	// (guestmem.Memory.Settle). It was charged for them until now: a cell that only says that it has left them gets nothing new,
+	// and has it for one branch.
+	c.settling = left
 	for _, use := range own {
 		c.layered += use.size
 	}

@@ -13,13 +13,13 @@ import (
 const (
 	// maxOwn bounds the bytes of one list of pages, a bit each.
 	maxOwn = 32 << 10
-	// maxPlaces bounds the runs of RAM that are in layers. An image has about half of that at most.
+	// maxPlaces bounds the runs of RAM in layers of one list, so that it is a message. There are up to guestmem.MaxExtents.
 	maxPlaces = 2048
 )
 
 // memoryMessage asks where the guest's memory is, and says it.
 type memoryMessage struct {
-	// Layers asks for the layers, else the pages from From on are asked for.
+	// Layers asks for the layers, and the places from the From'th on; else the pages from From on are asked for.
 	Layers bool   `json:"layers,omitempty"`
 	From   uint64 `json:"from,omitempty"`
 	// IDs are the layers' files: device and inode of each. Places are runs of pages that are in them: the first page,
@@ -56,7 +56,8 @@ func (s *server) memory(ask *memoryMessage) (*memoryMessage, error) {
 		}
 		reply.IDs = append(reply.IDs, id.device, id.inode)
 	}
-	for _, p := range places {
+	places = places[min(ask.From, uint64(len(places))):]
+	for _, p := range places[:min(len(places), maxPlaces)] {
 		reply.Places = append(reply.Places, p.RAM/guestmem.PageSize, p.Size/guestmem.PageSize, uint64(p.Layer))
 	}
 	return reply, nil
@@ -83,11 +84,11 @@ func (c *Cell) Memory(ctx context.Context) (*Memory, error) {
 func (c *Cell) memory(ctx context.Context) (*Memory, error) {
 	c.branching.Lock() // a branch in between would move pages to a layer
 	defer c.branching.Unlock()
-	reply, err := c.call(ctx, message{Kind: kindMemory, Memory: &memoryMessage{Layers: true}})
+	said, err := c.places(ctx)
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMemory(reply.Memory, uint64(c.cfg.MemoryMiB)<<20/guestmem.PageSize)
+	m, err := newMemory(said, uint64(c.cfg.MemoryMiB)<<20/guestmem.PageSize)
 	if err != nil {
 		return nil, fmt.Errorf("the cell breaks the protocol: %w", err)
 	}
@@ -104,13 +105,29 @@ func (c *Cell) memory(ctx context.Context) (*Memory, error) {
 	return m, nil
 }
 
+// places asks for the layers and all places.
+func (c *Cell) places(ctx context.Context) (*memoryMessage, error) {
+	all := &memoryMessage{}
+	for {
+		ask := &memoryMessage{Layers: true, From: uint64(len(all.Places) / 3)}
+		reply, err := c.call(ctx, message{Kind: kindMemory, Memory: ask})
+		if err != nil || reply.Memory == nil {
+			return nil, err
+		}
+		all.IDs, all.Places = reply.Memory.IDs, append(all.Places, reply.Memory.Places...)
+		if len(reply.Memory.Places) < 3*maxPlaces || len(all.Places) >= 3*guestmem.MaxExtents {
+			return all, nil
+		}
+	}
+}
+
 // newMemory makes sense of what a cell says of its layers, for RAM of so many pages.
 func newMemory(said *memoryMessage, pages uint64) (*Memory, error) {
 	if said == nil {
 		return nil, errors.New("it does not say where its memory is")
 	}
-	if err := said.check(); err != nil {
-		return nil, err
+	if len(said.IDs) > 2*vmm.MaxLayers || len(said.IDs)%2 != 0 || len(said.Places) > 3*guestmem.MaxExtents || len(said.Places)%3 != 0 {
+		return nil, errors.New("its memory is out of bounds")
 	}
 	m := &Memory{pages: pages, source: make([]uint16, pages)}
 	for i := 0; i < len(said.IDs); i += 2 {

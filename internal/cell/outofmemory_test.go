@@ -16,14 +16,22 @@ import (
 
 // filler is a guest that writes all pages of its RAM of so many MiB from 24 MiB on, says "full", and begins again.
 func filler(memoryMiB int) []byte {
-	with := func(operand uint32, op ...byte) []byte { return binary.LittleEndian.AppendUint32(op, operand) }
-	page := slices.Concat(
-		[]byte{0xff, 0x06},                      // inc dword [rsi]
-		with(4096, 0x81, 0xc6),                  // add esi, 4096
-		with(uint32(memoryMiB)<<20, 0x81, 0xfe)) // cmp esi, end
-	page = append(page, 0x72, byte(-len(page)-2))                                        // jb page
-	loop := slices.Concat(with(24<<20, 0xbe), page, microguest.Say("full\n"))            // mov esi, 24 MiB
-	return slices.Concat(microguest.Say("up\n"), loop, with(-uint32(len(loop)+5), 0xe9)) // jmp to the beginning
+	loop := slices.Concat(operand(24<<20, 0xbe), touch(memoryMiB, 1), microguest.Say("full\n")) // mov esi, 24 MiB
+	return slices.Concat(microguest.Say("up\n"), loop, operand(-uint32(len(loop)+5), 0xe9))     // jmp to the beginning
+}
+
+// operand is an instruction with a number of 32 bits.
+func operand(n uint32, op ...byte) []byte { return binary.LittleEndian.AppendUint32(op, n) }
+
+// delay is code that takes a while: a guest that is paused in it has said that it is ready for that.
+func delay(n uint32) []byte {
+	return slices.Concat(operand(n, 0xb9), []byte{0xff, 0xc9, 0x75, 0xfc}) // mov ecx, n; dec ecx; jnz
+}
+
+// touch is code that writes a page after the other, from esi on: all, or one of each stride.
+func touch(memoryMiB int, stride uint32) []byte {
+	code := slices.Concat([]byte{0xff, 0x06}, operand(4096*stride, 0x81, 0xc6), operand(uint32(memoryMiB)<<20, 0x81, 0xfe))
+	return append(code, 0x72, byte(-len(code)-2)) // inc dword [rsi]; add esi, ...; cmp esi, ...; jb
 }
 
 // waitFull waits until a filler has written all of it so many times more.

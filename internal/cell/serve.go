@@ -293,7 +293,9 @@ func (s *server) obey() {
 		case kindMemory:
 			memory, err = s.memory(o.memory)
 		}
-		_ = s.send(message{Kind: kindReply, ID: o.id, Pages: pages, Memory: memory, Failure: fail(err)}) // without an owner the cell ends anyway
+		if err := s.send(message{Kind: kindReply, ID: o.id, Pages: pages, Memory: memory, Failure: fail(err)}); err != nil {
+			_ = s.refuse(o.id, err) // it was too long; without an owner the cell ends anyway
+		}
 	}
 }
 

@@ -71,7 +71,7 @@ func (m *Memory) sealOwn() error {
 		return errors.Join(err, m.mapping.file(0, size, m.file, 0, unix.MAP_SHARED))
 	}
 	l := &Layer{file: m.file, size: size}
-	m.file, m.image = nil, holdImage(size, []*layerRef{newLayerRef(l)}, []Extent{l.Extent()})
+	m.file, m.image, m.mapped = nil, holdImage(size, []*layerRef{newLayerRef(l)}, []Extent{l.Extent()}), []Extent{l.Extent()}
 	return nil
 }
 
@@ -90,6 +90,9 @@ func (m *Memory) splitWritten(p *Pagemap) error {
 	var own []Extent
 	if len(written) > 0 {
 		written = joinGaps(written, nearGap)
+		for gap := uint64(2 * nearGap); len(written) > 1 && countExtents(m.mapped, written) > maxMapped; gap *= 2 {
+			written = joinGaps(written, gap)
+		}
 		layer, err := m.copyOut(written)
 		if err != nil {
 			return err
@@ -101,12 +104,14 @@ func (m *Memory) splitWritten(p *Pagemap) error {
 	}
 	// From here on nothing can go wrong. A page that is not given back is still this memory's own, of
 	// the same content, and will be taken for a written one the next time.
-	for _, e := range overlay(m.moved, own) {
+	given := overlay(m.moved, own)
+	for i, e := range given {
 		if e.Layer.mapInto(m.mapping, e) != nil {
+			given = given[:i]
 			break // out of mappings
 		}
 	}
-	m.moved = nil
+	m.mapped, m.moved = overlay(m.mapped, given), nil
 	return nil
 }
 
@@ -142,18 +147,40 @@ func (m *Memory) finish() error {
 	}
 	taken := m.image.small(s.layer.Layer, total(s.written))
 	spans := bridge(s.below.extents, union(s.written, taken))
-	copied := s.below.copyTo(s.layer.file, subtract(spans, s.written))
+	between := subtract(spans, s.written)
+	copied := s.below.copyTo(s.layer.file, between)
+	if copied == nil {
+		copied = allocate(s.layer.file, subtract(between, s.below.spans()))
+	}
 	if err := seal(s.layer.file); err != nil {
 		return err
 	}
 	if copied == nil {
-		m.leave(m.image)
+		// Hold first: Settle may close what was left at any moment.
+		small := m.image
 		m.image = holdImage(s.below.size, append(slices.Clone(s.below.refs), s.layer), overlay(s.below.extents, extentsOf(s.layer.Layer, spans)))
-		m.moved = extentsOf(s.layer.Layer, taken)
+		m.leave(small)
 	}
+	m.moved = m.stale()
 	m.leave(s.below)
 	m.split = nil
 	return nil
+}
+
+// stale returns where the image has what the memory has mapped from layers that are no longer the image's: those take memory
+// until it is mapped from the image's own.
+func (m *Memory) stale() []Extent {
+	current := map[*Layer]bool{}
+	for _, r := range m.image.refs {
+		current[r.Layer] = true
+	}
+	var spans []span
+	for _, e := range m.mapped {
+		if !current[e.Layer] {
+			spans = appendSpan(spans, span{e.RAM, e.end()})
+		}
+	}
+	return within(m.image.extents, spans)
 }
 
 // leave has Settle close an image.

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"os"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a copy costs beside its first touches is mappings, a few microseconds each to make and to free (BenchmarkForkExtents), and
@@ -16,6 +18,9 @@ import (
 // MaxExtents bounds the extents of an image, whatever has to be copied for it. A process may have 65,530 mappings
 // (vm.max_map_count).
 const MaxExtents = 8192
+
+// maxMapped bounds the runs of layers that a memory is mapped from, which with what lies between are twice as many mappings.
+const maxMapped = 2 * MaxExtents
 
 const (
 	// nearGap is the gap between written pages that is copied while the guest stands still: to map the layer in two
@@ -73,7 +78,7 @@ func bridge(lower []Extent, spans []span) []span {
 		return spans
 	}
 	for gap := uint64(joinedGap); gap < widestGap; {
-		gap += gap / 4 / PageSize * PageSize
+		gap = min(gap+gap/4/PageSize*PageSize, widestGap)
 		wider := joinGaps(spans, gap)
 		if total(wider) > most {
 			break
@@ -82,8 +87,13 @@ func bridge(lower []Extent, spans []span) []span {
 			return wider
 		}
 	}
-	for gap := uint64(widestGap); n > MaxExtents && len(spans) > 1; gap *= 2 {
+	for gap := uint64(widestGap); n > MaxExtents; gap *= 2 {
 		spans = joinGaps(spans, gap)
+		if len(spans) == 1 { // there is nothing to join it to but its neighbours
+			last := lower[len(lower)-1].end()
+			spans[0].start -= min(gap, spans[0].start)
+			spans[0].end = max(spans[0].end, min(spans[0].end+gap, last))
+		}
 		n = countExtents(lower, spans)
 	}
 	return spans
@@ -97,35 +107,41 @@ func countExtents(lower []Extent, spans []span) int {
 // countingLayer stands for one that is still to be made.
 var countingLayer = &Layer{}
 
-// copyTo writes runs of the image to a file, each where RAM has it. What no layer has stays a hole.
+// allocate gives runs of a layer memory. In a hole a private mapping would get a page of the file, which nobody has counted, and
+// another one of its own for what it writes.
+func allocate(file *os.File, spans []span) error {
+	return control(file, func(fd int) error {
+		for _, s := range spans {
+			if err := unix.Fallocate(fd, 0, int64(s.start), int64(s.end-s.start)); err != nil {
+				return fmt.Errorf("allocate a layer of guest memory: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// copyTo writes runs of the image to a file, each where RAM has it. What no layer has is left as it is.
 func (i *Image) copyTo(file *os.File, spans []span) error {
 	var buf []byte
-	extents := i.extents
-	for _, s := range spans {
-		for len(extents) > 0 && extents[0].end() <= s.start {
-			extents = extents[1:]
+	for _, e := range within(i.extents, spans) {
+		if buf == nil {
+			buf = make([]byte, joinedGap)
 		}
-		for _, e := range extents {
-			if e.RAM >= s.end {
-				break
-			}
-			if e.RAM < s.start {
-				e = e.cut(s.start-e.RAM, e.end()-s.start)
-			}
-			if e.end() > s.end {
-				e = e.cut(0, s.end-e.RAM)
-			}
-			if buf == nil {
-				buf = make([]byte, joinedGap)
-			}
-			to := io.NewOffsetWriter(file, int64(e.RAM))
-			from := io.NewSectionReader(e.Layer, int64(e.Offset), int64(e.Size))
-			if _, err := io.CopyBuffer(to, from, buf); err != nil {
-				return fmt.Errorf("copy a layer of guest memory: %w", err)
-			}
+		to := io.NewOffsetWriter(file, int64(e.RAM))
+		from := io.NewSectionReader(e.Layer, int64(e.Offset), int64(e.Size))
+		if _, err := io.CopyBuffer(to, from, buf); err != nil {
+			return fmt.Errorf("copy a layer of guest memory: %w", err)
 		}
 	}
 	return nil
+}
+
+// spans are the runs of RAM that are in layers.
+func (i *Image) spans() (spans []span) {
+	for _, e := range i.extents {
+		spans = appendSpan(spans, span{e.RAM, e.end()})
+	}
+	return spans
 }
 
 // writeAll has the kernel copy straight from the guest's memory.

@@ -102,7 +102,7 @@ func (i *Image) Fork(opt Options) (*Memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.image = i.hold()
+	m.image, m.mapped = i.hold(), i.extents
 	return m, nil
 }
 
@@ -155,6 +155,28 @@ func overlay(lower, upper []Extent) []Extent {
 	out = append(out, upper[next:]...)
 	slices.SortFunc(out, func(a, b Extent) int { return cmp.Compare(a.RAM, b.RAM) })
 	return join(out)
+}
+
+// within returns the parts of extents that are in runs.
+func within(extents []Extent, spans []span) (out []Extent) {
+	for _, s := range spans {
+		for len(extents) > 0 && extents[0].end() <= s.start {
+			extents = extents[1:]
+		}
+		for _, e := range extents {
+			if e.RAM >= s.end {
+				break
+			}
+			if e.RAM < s.start {
+				e = e.cut(s.start-e.RAM, e.end()-s.start)
+			}
+			if e.end() > s.end {
+				e = e.cut(0, s.end-e.RAM)
+			}
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // join makes one extent of neighbours that continue each other.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -198,4 +199,124 @@ func TestBranchWithoutRoom(t *testing.T) {
 	}
 	wantAt(t, child, 10*PageSize, "ten")
 	wantAt(t, child, 20*PageSize, "two")
+}
+
+// TestSettleBesideImage: what the branch before has left may be freed at any moment.
+func TestSettleBesideImage(t *testing.T) {
+	p := pagemap(t)
+	m := newMemory(t, 4*mib)
+	branch(t, m, p)
+	stop := make(chan struct{})
+	var other sync.WaitGroup
+	other.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = m.Settle()
+			}
+		}
+	})
+	defer other.Wait()
+	defer close(stop)
+	for round := range uint64(3000) {
+		write(t, m, round%1000*PageSize, "x")
+		image, err := imageOf(m, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range image.Layers() {
+			if _, err := l.file.Stat(); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+		}
+		if err := image.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestMappingsAreBounded: of a memory that writes a page here and there, more than a process may have mappings.
+func TestMappingsAreBounded(t *testing.T) {
+	p := pagemap(t)
+	const size = 320 * mib
+	m := newMemory(t, size)
+	branch(t, m, p)
+	mappings := func() int {
+		raw, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(raw, []byte("\n"))
+	}
+	before := mappings()
+	for round := range uint64(3) {
+		for at := round * 2 * PageSize; at < size; at += 6 * PageSize {
+			write(t, m, at, "x")
+		}
+		branch(t, m, p)
+		if n := mappings() - before; n > 2*maxMapped {
+			t.Errorf("round %d: %d mappings more", round, n)
+		}
+	}
+}
+
+// TestFullImage: one that has as many extents as possible has no more when a page is written.
+func TestFullImage(t *testing.T) {
+	p := pagemap(t)
+	const size = MaxExtents * 4 * PageSize
+	l := frozen(t, "x", size)
+	var extents []Extent
+	for at := uint64(0); at < size; at += 4 * PageSize {
+		extents = append(extents, Extent{RAM: at, Size: 3 * PageSize, Layer: l, Offset: at})
+	}
+	base, err := NewImage(size, []*Layer{l}, extents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	m, err := base.Fork(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	write(t, m, PageSize, "y")
+	if n := len(branch(t, m, p).extents); n > MaxExtents {
+		t.Errorf("%d extents", n)
+	}
+}
+
+// TestFilledGapsHaveMemory: what a layer has of zeros takes memory when it is made, and not when a copy reads it.
+func TestFilledGapsHaveMemory(t *testing.T) {
+	p := pagemap(t)
+	base, err := NewImage(4*mib, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	m, err := base.Fork(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	write(t, m, 10*PageSize, "x")
+	write(t, m, 20*PageSize, "x")
+	image := branch(t, m, p)
+	layer := image.Layers()[0]
+	if n := allocated(t, layer); n != 11*PageSize {
+		t.Errorf("the layer has %d bytes", n)
+	}
+	copied, err := image.Fork(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer copied.Close()
+	for page := range uint64(40) {
+		wantAt(t, copied, page*PageSize+8, "\x00")
+		write(t, copied, page*PageSize+8, "y")
+	}
+	if n := allocated(t, layer); n != 11*PageSize {
+		t.Errorf("after a copy has used it, the layer has %d bytes", n)
+	}
 }

@@ -44,10 +44,11 @@ type Memory struct {
 	mapping mapping
 	regions []Region
 	// What Split changes: its caller has stopped all that could use the memory meanwhile; and Image.
-	file  *os.File // the memory file of New; nil for a fork
-	image *Image   // what this memory is a fork of; nil for memory of New, and of the function Fork
-	split *split   // nil once finished
-	moved []Extent // what the newest layer has taken in from others that are still mapped; for the next Split
+	file   *os.File // the memory file of New; nil for a fork
+	image  *Image   // what this memory is a fork of; nil for memory of New, and of the function Fork
+	split  *split   // nil once finished
+	mapped []Extent // what of RAM is mapped from which layer, where no page is the memory's own
+	moved  []Extent // what the newest layer has taken in from others that are still mapped; for the next Split
 
 	leftMu sync.Mutex
 	left   []*Image // that Settle is to close
