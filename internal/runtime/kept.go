@@ -44,6 +44,9 @@ func (s *Session) keep(op string, kind Resource, memoryMiB int) (*charge, error)
 		e := no.err(op, nil)
 		if no.Resource == KeptBytes {
 			e.Cause += ", as much as the sandbox has memory: what it does not need is given back when it is made"
+			if no.Wanted > no.Limit {
+				e.Remedy = "use a sandbox with less memory, or ask for a larger budget: removing others does not help"
+			}
 		}
 		return nil, e
 	}

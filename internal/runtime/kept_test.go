@@ -307,3 +307,50 @@ func TestKeptBudgetOfWhatStays(t *testing.T) {
 		t.Errorf("%v, %+v", err, w.tenantUses(t, team.ID, Templates))
 	}
 }
+
+// What a snapshot is refused for at the end and cannot be removed is counted, and has a name to be removed by. One whose remover
+// leaves is not left by half.
+func TestRefusedSnapshotThatStays(t *testing.T) {
+	w := open(t, nil)
+	team := w.team(t, Budget{Snapshots: 1, KeptBytes: 64 << 20})
+	s := w.sessionOf(t, team.ID, Budget{})
+	box := s.mustCreate(t, SandboxSpec{MemoryMiB: 64})
+	w.d.OnSnapshot = func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "memory"), bytes.Repeat([]byte{1}, 65<<20), 0o600)
+	}
+	w.d.OnRemoveSnapshot = func(context.Context) error { return errors.New("not now") }
+	_, err := s.Snapshot(t.Context(), SnapshotRequest{Sandbox: box})
+	if err == nil {
+		t.Fatal("it was taken")
+	}
+	is := func(what string, n int) []SnapshotInfo {
+		t.Helper()
+		list, err := s.Snapshots(t.Context())
+		if counted := w.tenantUses(t, team.ID, Snapshots); err != nil || len(list) != n || counted != int64(n) {
+			t.Fatalf("%s: %+v, %v, %d are counted", what, list, err, counted)
+		}
+		return list
+	}
+	id := is("refused", 1)[0].ID
+	_, err = s.Restore(t.Context(), RestoreRequest{Snapshot: id})
+	want(t, "it is not whole", err, CodeNotFound)
+	w.d.OnRemoveSnapshot = func(ctx context.Context) error { return ctx.Err() } // as a driver does that waits for a lock
+	if err := w.removeSnapshot(cancelled(), w.snapshots[id]); err != nil {
+		t.Error(err)
+	}
+	is("removed", 0)
+	if _, n := w.d.Left(); n != 0 {
+		t.Errorf("%d snapshots are left", n)
+	}
+}
+
+// Where the limit itself is too small, to remove something is no remedy.
+func TestKeptBudgetBelowOneSandbox(t *testing.T) {
+	w := open(t, nil)
+	s := w.sessionOf(t, w.team(t, Budget{KeptBytes: 64 << 20}).ID, Budget{})
+	box := s.mustCreate(t, SandboxSpec{MemoryMiB: 128})
+	_, err := s.Snapshot(t.Context(), SnapshotRequest{Sandbox: box})
+	if e := wantError(t, "more than there ever is", err, CodeBudget); !strings.Contains(e.Remedy, "less memory") || strings.Contains(e.Remedy, "not needed") {
+		t.Errorf("%+v", e)
+	}
+}

@@ -82,7 +82,7 @@ func (s *Session) snapshot(ctx context.Context, c *call, b *box, name string) (i
 		err = s.r.store.put(bucketSnapshots, id, snap.snapshotRecord)
 	}
 	if err != nil {
-		return info, errors.Join(err, s.r.discard(context.WithoutCancel(ctx), snap))
+		return info, errors.Join(err, s.r.discardOrKeep(ctx, snap))
 	}
 	s.r.mu.Lock()
 	s.r.snapshots[id] = snap
@@ -350,24 +350,32 @@ func (r *Runtime) removeSnapshot(ctx context.Context, snap *snapshot) error {
 	if !had { // somebody else is at it
 		return nil
 	}
-	back := snap
 	// The record goes first: what has none, the next process removes, should this one be killed in between.
-	err := r.store.remove(bucketSnapshots, snap.ID)
-	if err == nil {
-		if err = r.discard(ctx, snap); err != nil {
-			// It is not whole any more, but what is left has a name, so that it can be tried again.
-			back = &snapshot{snapshotRecord: snap.snapshotRecord, kept: snap.kept}
-			err = errors.Join(err, r.store.put(bucketSnapshots, snap.ID, snap.snapshotRecord))
-		}
-	}
-	if err != nil {
+	if err := r.store.remove(bucketSnapshots, snap.ID); err != nil {
 		r.mu.Lock()
-		r.snapshots[snap.ID] = back
-		r.mu.Unlock()
+		defer r.mu.Unlock()
+		r.snapshots[snap.ID] = snap
+		return err
+	}
+	if err := r.discardOrKeep(ctx, snap); err != nil {
 		return err
 	}
 	r.events.add(snap.Tenant, Event{Type: EventSnapshotRemoved, Snapshot: snap.ID})
 	return nil
+}
+
+// discardOrKeep frees what a snapshot holds, which is in no list. What cannot be removed is not whole, but it is put into the list,
+// so that it has a name to be removed by. Whoever asked may be gone: nothing is left by half for that.
+func (r *Runtime) discardOrKeep(ctx context.Context, snap *snapshot) error {
+	err := r.discard(context.WithoutCancel(ctx), snap)
+	if err == nil {
+		return nil
+	}
+	err = errors.Join(err, r.store.put(bucketSnapshots, snap.ID, snap.snapshotRecord))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.snapshots[snap.ID] = &snapshot{snapshotRecord: snap.snapshotRecord, kept: snap.kept}
+	return err
 }
 
 // discard frees what a snapshot holds.

@@ -17,6 +17,24 @@ func (s *Session) createCopy(ctx context.Context, c *call, asked SandboxSpec, ep
 	if err != nil {
 		return nil, err
 	}
+	b, err := s.copyOf(ctx, c, t, image, asked, ephemeral)
+	if CodeOf(err) != CodeNotFound {
+		return b, err
+	}
+	// It may have been replaced since it was found: then what has its name now is meant.
+	now, image, findErr := s.r.findTemplate(ctx, c.op, s.tenant, asked.Template)
+	if findErr != nil {
+		return nil, err
+	}
+	if now.ID == t.ID {
+		image.release()
+		return nil, err
+	}
+	return s.copyOf(ctx, c, now, image, asked, ephemeral)
+}
+
+// copyOf is createCopy of a template that is found; image is its share of the image, and is released.
+func (s *Session) copyOf(ctx context.Context, c *call, t *template, image *hold, asked SandboxSpec, ephemeral bool) (*box, error) {
 	taken := false
 	defer func() {
 		if !taken {

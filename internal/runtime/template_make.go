@@ -22,7 +22,7 @@ const (
 )
 
 // CreateTemplate makes a template, which is the tenant's and stays until it is removed. While it is made it counts as a sandbox
-// of the session. On error nothing of it is left, and an older one of the name stays.
+// of the session. On error nothing of it is left, but for what cannot be removed yet, and an older one of the name stays.
 func (s *Session) CreateTemplate(ctx context.Context, req TemplateRequest) (info TemplateInfo, err error) {
 	ctx, c, err := s.call(ctx, "create template", "", CanFork)
 	c.note("name", req.Name)
@@ -119,7 +119,8 @@ func (s *Session) makeTemplate(ctx context.Context, c *call, req TemplateRequest
 		err = s.r.publish(ctx, t)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.r.discardTemplate(context.WithoutCancel(ctx), t))
+		s.r.discardOrLeave(ctx, t)
+		return nil, err
 	}
 	s.tell(Event{Type: EventTemplateCreated, Template: id})
 	return t, nil
@@ -258,9 +259,7 @@ func (r *Runtime) publish(ctx context.Context, t *template) error {
 		return err
 	}
 	r.pool.forget(old.ID)
-	if err := r.discardTemplate(context.WithoutCancel(ctx), old); err != nil {
-		r.leave(old, err)
-	}
+	r.discardOrLeave(ctx, old)
 	r.events.add(t.Tenant, Event{Type: EventTemplateRemoved, Template: old.ID})
 	return nil
 }

@@ -2,9 +2,7 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
@@ -38,7 +36,8 @@ func (r *Runtime) recoverTemplates(ctx context.Context) error {
 		kept, seen := there[record.System][record.Kept.Name]
 		if seen && kept.Digest != record.Digest { // what has the name is not what was made
 			lost = append(lost, id)
-			r.dropKept(ctx, record.System, record.Kept.Name)
+			record.Kept = kept
+			r.dropKept(ctx, record)
 			delete(there[record.System], record.Kept.Name)
 			continue
 		}
@@ -65,13 +64,13 @@ func (r *Runtime) recoverTemplates(ctx context.Context) error {
 		return err
 	}
 	for system, kept := range there {
-		for name := range kept {
+		for name, k := range kept {
 			id, own := strings.CutPrefix(name, r.owner+".")
 			if !own || r.templates[id] != nil || unread[id] {
 				continue
 			}
 			lost = append(lost, id)
-			r.dropKept(ctx, system, name)
+			r.dropKept(ctx, templateRecord{TemplateInfo: TemplateInfo{ID: id, System: system}, Kept: k})
 		}
 	}
 	r.found.Lost = append(r.found.Lost, lost...)
@@ -79,11 +78,13 @@ func (r *Runtime) recoverTemplates(ctx context.Context) error {
 	return nil
 }
 
-// dropKept removes what a driver, which is one that keeps templates, has of one that is not whole.
-func (r *Runtime) dropKept(ctx context.Context, system, name string) {
-	err := r.systems.drivers[system].driver.(sandbox.Templater).RemoveTemplate(ctx, name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		r.remark(fmt.Sprintf("%s: could not remove template %s, which is not whole: %s", system, name, r.scrub(err.Error())))
+// dropKept removes what a driver has of a template that is not whole, now or later. Its tenant, if that is known, pays for it until
+// then.
+func (r *Runtime) dropKept(ctx context.Context, record templateRecord) {
+	t := &template{templateRecord: record, kept: r.keptFrom(record.Tenant, Templates, record.Kept.Bytes, nil)}
+	if err := r.discardTemplate(ctx, t); err != nil {
+		r.remark(fmt.Sprintf("%s: could not remove template %s, which is not whole: %s", t.System, t.Kept.Name, r.scrub(err.Error())))
+		r.leave(t, err)
 	}
 }
 

@@ -93,9 +93,16 @@ func (r *Runtime) putBack(t *template, err error) error {
 	return err
 }
 
-// leave has what is left of a template, which is in no list any more, be removed later.
+// discardOrLeave frees what a template holds, which is in no list, now or later, also if whoever asked is gone.
+func (r *Runtime) discardOrLeave(ctx context.Context, t *template) {
+	if err := r.discardTemplate(context.WithoutCancel(ctx), t); err != nil {
+		r.leave(t, err)
+	}
+}
+
+// leave has what is left of a template, which is in no list, be removed later.
 func (r *Runtime) leave(t *template, err error) {
-	r.log.Error("could not remove a template that another one has replaced; it is tried again", "template", t.ID, "error", err)
+	r.log.Error("could not remove what is left of a template that was replaced, or is not whole; it is tried again", "template", t.ID, "error", err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.remains[t.ID] = t.with(func(c *template) { c.image = nil })

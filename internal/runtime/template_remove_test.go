@@ -183,3 +183,70 @@ func TestTemplateUnreadForAMoment(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// bigKeeper says that its templates take more than anybody has foreseen.
+type bigKeeper struct{ *runtimetest.Keeper }
+
+func (k bigKeeper) CreateTemplate(ctx context.Context, spec sandbox.TemplateSpec) (sandbox.Template, error) {
+	t, err := k.Keeper.CreateTemplate(ctx, spec)
+	t.Bytes = 1 << 30
+	return t, err
+}
+
+// A template that is not whole and cannot be removed, from its making or found at the beginning, is removed when it can, and is
+// counted until then.
+func TestTemplateThatIsNotWholeStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k *runtimetest.Keeper
+		w := open(t, func(c *Config) {
+			k = runtimetest.NewKeeper(c.Drivers[0].(*runtimetest.Driver))
+			c.Drivers[0] = bigKeeper{k}
+		})
+		team := w.team(t, Budget{Templates: 5})
+		s := w.sessionOf(t, team.ID, Budget{})
+		changed := s.mustTemplate(t, TemplateRequest{Name: "changed"})
+		var works atomic.Bool
+		k.OnRemove = func(string) error {
+			if works.Load() {
+				return nil
+			}
+			return errors.New("not now")
+		}
+		is := func(what string, kept, counted int) {
+			t.Helper()
+			if n := w.tenantUses(t, team.ID, Templates); len(k.Kept()) != kept || n != int64(counted) {
+				t.Errorf("%s: %v, %d are counted", what, k.Kept(), n)
+			}
+		}
+		if _, err := w.SetBudget(t.Context(), team.ID, Budget{Templates: 5, KeptBytes: 2<<30 - 1}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.CreateTemplate(t.Context(), TemplateRequest{Name: "big"})
+		want(t, "too big", err, CodeBudget)
+		is("refused", 2, 2)
+		works.Store(true)
+		time.Sleep(clearEvery + tick)
+		synctest.Wait()
+		is("it can be removed", 1, 1)
+
+		// One that is in no record, and one that is another than the record says.
+		w.shut(t)
+		name := w.owner + "." + changed.ID
+		spec := sandbox.Spec{Image: sandbox.Image{Digest: "sha256:x", Rootfs: "/nowhere"}, VCPUs: 1, MemoryMiB: 64, Processes: 16}
+		for _, name := range []string{name, w.owner + ".tmaaaaaaaaaa"} {
+			if _, err := k.CreateTemplate(t.Context(), sandbox.TemplateSpec{Name: name, Spec: spec}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		works.Store(false)
+		w.reopen(t)
+		is("found", 2, 1)
+		if found := w.Recovered(); len(found.Lost) != 2 || len(found.Notes) != 2 {
+			t.Errorf("%+v", found)
+		}
+		works.Store(true)
+		time.Sleep(clearEvery + tick)
+		synctest.Wait()
+		is("both can be removed", 0, 0)
+	})
+}

@@ -499,3 +499,52 @@ func TestTemplatePool(t *testing.T) {
 		}
 	})
 }
+
+// replacedKeeper has a template replaced when it is to be copied.
+type replacedKeeper struct {
+	*runtimetest.Keeper
+	replace *func()
+}
+
+func (k replacedKeeper) ForkTemplate(ctx context.Context, name string, n int) ([]sandbox.Sandbox, error) {
+	if f := *k.replace; f != nil {
+		*k.replace = nil
+		f()
+	}
+	return k.Keeper.ForkTemplate(ctx, name, n)
+}
+
+// A copy of a template that is replaced meanwhile is one of the new template, if it was asked for by name.
+func TestCopyWhileItIsReplaced(t *testing.T) {
+	var replace func()
+	w := open(t, func(c *Config) {
+		c.Drivers[0] = replacedKeeper{runtimetest.NewKeeper(c.Drivers[0].(*runtimetest.Driver)), &replace}
+	})
+	s := w.session(t, SessionSpec{})
+	old := s.mustTemplate(t, TemplateRequest{Name: "py", WarmUp: []string{"write /f old"}})
+	replace = func() { s.mustTemplate(t, TemplateRequest{Name: "py", WarmUp: []string{"write /f new"}}) }
+	box := s.mustCreate(t, SandboxSpec{Template: "py"})
+	if res := s.mustRun(t, box, "cat /f"); replace != nil || res.Stdout != "new" {
+		t.Errorf("%+v", res)
+	}
+	now, err := s.template(t, "py")
+	if err != nil || now.ID == old.ID {
+		t.Fatalf("%+v, %v", now, err)
+	}
+	for _, name := range []string{now.ID, "py"} { // by ID it is gone, and so it is by name if nothing takes its place
+		replace = func() {
+			if name == "py" {
+				if err := s.RemoveTemplate(t.Context(), "py"); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			s.mustTemplate(t, TemplateRequest{Name: "py"})
+		}
+		_, err := s.Create(t.Context(), CreateRequest{SandboxSpec: SandboxSpec{Template: name}})
+		want(t, name, err, CodeNotFound)
+	}
+	if n := w.Status().Sandboxes; n != 1 {
+		t.Errorf("%d sandboxes", n)
+	}
+}

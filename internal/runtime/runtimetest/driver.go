@@ -48,6 +48,8 @@ type Driver struct {
 	OnClose  func(id string) error
 	// OnSnapshot may leave files in the directory of a snapshot, and fail it.
 	OnSnapshot func(dir string) error
+	// OnRemoveSnapshot may fail the removal of one, before anything is removed.
+	OnRemoveSnapshot func(ctx context.Context) error
 	// OnWrite, if not nil, stands for the writing of files.
 	OnWrite func(r io.Reader) error
 
@@ -231,7 +233,12 @@ func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sa
 }
 
 // RemoveSnapshot is sandbox.Restorer's.
-func (d *Driver) RemoveSnapshot(_ context.Context, snap sandbox.Snapshot) error {
+func (d *Driver) RemoveSnapshot(ctx context.Context, snap sandbox.Snapshot) error {
+	if d.OnRemoveSnapshot != nil {
+		if err := d.OnRemoveSnapshot(ctx); err != nil {
+			return err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.snapshots, snap.Ref)
