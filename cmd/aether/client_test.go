@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -341,15 +342,21 @@ func testTenantCommands(t *testing.T, s server, sb string) {
 	runCommand(t, exitUsage, "", "tenant", "add", "x", "--budget", "apples=1")
 }
 
-// TestTenantsWithoutServer are kept for the server that is started next.
+// TestTenantsWithoutServer are kept for the server that is started next. Without a budget a tenant has that of the state directory's
+// disk or, where a server runs, what that gives.
 func TestTenantsWithoutServer(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("AETHER_STATE", filepath.Join(dir, "state"))
 	t.Setenv("AETHER_RUN", filepath.Join(dir, "run"))
 	out, _ := runCommand(t, 0, "", "tenant", "add", "team")
-	s := startServe(t, "127.0.0.1:0")
+	s := startServe(t, "127.0.0.1:0", "--budget", "sandboxes=7,memory_mib=64")
 	if code := s.get(t, "POST", "/mcp", line(out)); code != 200 {
 		t.Errorf("its token is answered with %d", code)
+	}
+	runCommand(t, 0, "", "tenant", "add", "later")
+	out, _ = runCommand(t, 0, "", "tenant", "ls")
+	if kept := fmt.Sprintf("templates=100,kept_bytes=%d ", diskSize(dir)/2); strings.Count(out, kept) != 1 || strings.Count(out, "  sandboxes=7,memory_mib=64 ") != 2 {
+		t.Errorf("want one with %q, and two with the server's:\n%s", kept, out)
 	}
 	s.end()
 }

@@ -35,7 +35,7 @@ type serveOptions struct {
 }
 
 func newServe(a *app) *cobra.Command {
-	o := serveOptions{budget: budgetFlag{budget: defaultBudget()}}
+	var o serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Serve sandboxes to many agents, over MCP and REST, and to aether's own commands",
@@ -72,8 +72,8 @@ removes all sandboxes.`,
 	flags.StringArrayVar(&o.tenants, "tenant", nil, "make a tenant, its token in a file: `NAME=FILE` (repeatable)")
 	flags.StringArrayVar(&o.secretTexts, "secret", nil, "a credential that sandboxes may use and do not see: `id=NAME,"+secretSyntax+"` (repeatable)")
 	flags.StringArrayVar(&o.views, "view-token", nil, "write a token that only shows what a tenant has to a file: `NAME=FILE` (repeatable)")
-	flags.Var(&o.budget, "budget", budgetUsage+", for tenants that it makes (default: 100 sandboxes, three quarters of the host's memory, 1000 snapshots, 100 templates, and half of the disk for these)")
-	flags.Lookup("budget").DefValue = "" // it depends on the host
+	o.budget.add(flags, "budget of all sessions together of a tenant that is made without one, here or later",
+		"100 sandboxes, three quarters of the host's memory, 1000 snapshots, 100 templates, and half of the state directory's disk for these")
 	flags.IntVar(&o.ready, "ready", 0, "make up to `N` sandboxes before they are asked for, as demand says")
 	flags.StringVar(&o.socket, "socket", "", "`path` of the socket for this host's commands, or \"none\" (default: the one that they look for)")
 	flags.BoolVar(&o.noAuth, "no-auth", false, "ask for no token: whoever reaches the address is let in")
@@ -92,6 +92,7 @@ func (a *app) serve(ctx context.Context, o serveOptions) (err error) {
 	if o.state, err = filepath.Abs(o.state); err != nil {
 		return err
 	}
+	o.budget.complete(o.state)
 	tenants, err := o.tenantFiles()
 	if err != nil {
 		return err
@@ -140,7 +141,7 @@ func (a *app) serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	shared := a.sharedHandlers(rt, o, operator)
 	guard := access.Guard{Runtime: rt, NoAuth: o.noAuth, Views: true}
-	servers := []*http.Server{newServer(a.handler(shared, guard))}
+	servers := []*http.Server{newServer(a.handler(shared, guard, o.budget.budget))}
 	served := make(chan error, 2)
 	go func(s *http.Server) { served <- s.Serve(listener) }(servers[0]) // servers changes below
 	if owner != nil {
@@ -148,7 +149,7 @@ func (a *app) serve(ctx context.Context, o serveOptions) (err error) {
 		if len(o.tenants) == 0 && !o.noAuth {
 			guard.Owns = defaultTenant
 		}
-		servers = append(servers, newServer(a.handler(shared, guard)))
+		servers = append(servers, newServer(a.handler(shared, guard, o.budget.budget)))
 		go func() { served <- servers[1].Serve(owner) }()
 	}
 	url := o.url(listener)
@@ -189,9 +190,9 @@ func (a *app) sharedHandlers(rt *runtime.Runtime, o serveOptions, operator strin
 }
 
 // handler is what one listener serves: the API knows its callers by the guard.
-func (a *app) handler(shared http.Handler, guard access.Guard) http.Handler {
+func (a *app) handler(shared http.Handler, guard access.Guard, budget runtime.Budget) http.Handler {
 	mux := http.NewServeMux()
-	api := rest.Handler(rest.Config{Version: currentVersion().String(), Guard: guard, Log: a.logger()})
+	api := rest.Handler(rest.Config{Version: currentVersion().String(), Guard: guard, Budget: budget, Log: a.logger()})
 	mux.Handle("/v1", api)
 	mux.Handle("/v1/", api)
 	mux.Handle("/", shared)

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/host"
-	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/runtime"
 )
 
@@ -23,15 +22,12 @@ const (
 	defaultTemplates = 100
 )
 
-// defaultBudget is that of tenants that are made without one: what adds up is not bounded, of the host's memory a quarter is
-// left, and of the disk that the state directory is on half is given.
-func defaultBudget() runtime.Budget {
-	b := runtime.Budget{Sandboxes: defaultSandboxes, Snapshots: defaultSnapshots, Templates: defaultTemplates}
+// defaultBudget is that of tenants that are made without one by a server with that state directory: what adds up is not bounded,
+// of the host's memory a quarter is left, and of the disk that the directory is on half is given.
+func defaultBudget(state string) runtime.Budget {
+	b := runtime.Budget{Sandboxes: defaultSandboxes, Snapshots: defaultSnapshots, Templates: defaultTemplates, KeptBytes: diskSize(state) / 2}
 	if memory, err := host.Meminfo(); err == nil {
 		b.MemoryMiB = memory["MemTotal"] / 4 * 3 >> 20
-	}
-	if dir, err := hostdir.State(); err == nil {
-		b.KeptBytes = diskSize(dir) / 2
 	}
 	return b
 }
@@ -42,7 +38,7 @@ func diskSize(dir string) int64 {
 	for {
 		err := unix.Statfs(dir, &st)
 		if err == nil {
-			return int64(min(st.Blocks, uint64(math.MaxInt64/st.Bsize))) * st.Bsize
+			return diskBytes(&st)
 		}
 		if above := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && above != dir {
 			dir = above
@@ -50,6 +46,18 @@ func diskSize(dir string) int64 {
 		}
 		return 0
 	}
+}
+
+// diskBytes is the size of a file system, 0 if it does not say it.
+func diskBytes(st *unix.Statfs_t) int64 {
+	unit := st.Frsize // of Blocks; few file systems leave it out
+	if unit <= 0 {
+		unit = st.Bsize
+	}
+	if unit <= 0 {
+		return 0
+	}
+	return int64(min(st.Blocks, uint64(math.MaxInt64/unit))) * unit
 }
 
 // defaultTenant is the one that there is without --tenant.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/aethervm/aether/internal/client"
 	"github.com/aethervm/aether/internal/runtime"
@@ -21,7 +22,18 @@ type budgetFlag struct {
 	given  bool
 }
 
-const budgetUsage = "budget of all sessions of a tenant together, such as `sandboxes=16,memory_mib=8192`; of what is kept snapshots, templates, kept_bytes; with window=1h also sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes; \"none\" is no bound"
+// add adds --budget, and tells what it is, and without it.
+func (b *budgetFlag) add(flags *pflag.FlagSet, what, without string) {
+	flags.Var(b, "budget", what+", such as sandboxes=16,memory_mib=8192,kept_bytes=20000000000; of what is kept also snapshots, templates; with window=1h also sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes; what it does not name is not bounded, and with \"none\" nothing is (default: "+without+")")
+	flags.Lookup("budget").DefValue = "" // it depends on the host
+}
+
+// complete makes it what a server with that state directory gives tenants, unless it is given.
+func (b *budgetFlag) complete(state string) {
+	if !b.given {
+		b.budget = defaultBudget(state)
+	}
+}
 
 func (b *budgetFlag) Type() string { return "budget" }
 
@@ -108,9 +120,9 @@ func newTenant(a *app) *cobra.Command {
 bounds what all its sessions use. Tokens are kept as hashes: one is printed once, when it is
 made.
 
-  aether tenant add team --budget sandboxes=16,memory_mib=8192
+  aether tenant add team --budget sandboxes=16,memory_mib=8192,kept_bytes=20000000000
   aether tenant ls
-  aether tenant budget team sandboxes=32,memory_mib=16384
+  aether tenant budget team sandboxes=32,memory_mib=16384,kept_bytes=40000000000
   aether tenant token team
   aether tenant rm team
 
@@ -160,7 +172,7 @@ func (a *app) onTenants(ctx context.Context, state string, f func(tenants) error
 		return fromRuntime(err)
 	}
 	defer closeAll(&err)
-	return fromRuntime(f(localTenants{rt}))
+	return fromRuntime(f(localTenants{rt, state}))
 }
 
 func tenantState(cmd *cobra.Command, state *string) {
@@ -170,24 +182,32 @@ func tenantState(cmd *cobra.Command, state *string) {
 func newTenantAdd(a *app) *cobra.Command {
 	var state string
 	var net, asJSON bool
-	budget := budgetFlag{budget: defaultBudget()}
+	var budget budgetFlag
 	cmd := &cobra.Command{
 		Use:   "add NAME [flags]",
 		Short: "Make a tenant, and print its token",
 		Long: `Make a tenant, and print its token, which is shown this one time.
 
-  aether tenant add team --budget sandboxes=16,memory_mib=8192`,
+  aether tenant add team --budget sandboxes=16,memory_mib=8192,kept_bytes=20000000000
+
+A budget that is given bounds what it names, and nothing else: one without kept_bytes does not
+bound what the tenant keeps on disk.`,
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.onTenants(cmd.Context(), state, func(t tenants) error {
-				made, err := t.CreateTenant(cmd.Context(), rest.NewTenant{Name: args[0], Capabilities: runtimeOptions{net: net}.capabilities(), Budget: rest.BudgetOf(budget.budget)})
+				tenant := rest.NewTenant{Name: args[0], Capabilities: runtimeOptions{net: net}.capabilities()}
+				if budget.given { // else whoever has the state directory knows its disk
+					b := rest.BudgetOf(budget.budget)
+					tenant.Budget = &b
+				}
+				made, err := t.CreateTenant(cmd.Context(), tenant)
 				return a.printToken(made, asJSON, err)
 			})
 		},
 	}
 	tenantState(cmd, &state)
 	cmd.Flags().BoolVar(&net, "net", false, "its sandboxes may reach the network, if they ask for it")
-	cmd.Flags().Var(&budget, "budget", budgetUsage)
+	budget.add(cmd.Flags(), "budget of all its sessions together", "what the server gives, see \"aether serve --help\"")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -231,7 +251,8 @@ func newTenantBudget(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "budget NAME BUDGET [flags]",
 		Short: "Give a tenant another budget, such as sandboxes=16,memory_mib=8192",
-		Long: `Give a tenant another budget. What is there already is not ended for it, nor removed.
+		Long: `Give a tenant another budget. What it does not name is not bounded any more. What is there
+already is not ended for it, nor removed.
 
   aether tenant budget team sandboxes=32,memory_mib=16384,snapshots=50,kept_bytes=20000000000
 
@@ -317,10 +338,18 @@ Columns:
 }
 
 // localTenants is a state directory that no server has open.
-type localTenants struct{ rt *runtime.Runtime }
+type localTenants struct {
+	rt    *runtime.Runtime
+	state string
+}
 
 func (l localTenants) CreateTenant(ctx context.Context, t rest.NewTenant) (rest.TenantToken, error) {
-	made, token, err := l.rt.CreateTenant(ctx, runtime.TenantSpec{Name: t.Name, Capabilities: t.Capabilities, Budget: t.Budget.Runtime()})
+	budget := budgetFlag{given: t.Budget != nil}
+	if budget.given {
+		budget.budget = t.Budget.Runtime()
+	}
+	budget.complete(l.state)
+	made, token, err := l.rt.CreateTenant(ctx, runtime.TenantSpec{Name: t.Name, Capabilities: t.Capabilities, Budget: budget.budget})
 	return rest.TenantToken{Tenant: rest.TenantOf(made), Token: token}, err
 }
 

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"math"
 	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/aethervm/aether/internal/runtime"
 )
@@ -22,9 +25,28 @@ func TestBudgetFlag(t *testing.T) {
 	}
 }
 
+// The default is of the disk of the state directory.
 func TestDefaultBudget(t *testing.T) {
-	t.Setenv("AETHER_STATE", filepath.Join(t.TempDir(), "not", "yet"))
-	if b := defaultBudget(); b.Sandboxes == 0 || b.MemoryMiB == 0 || b.Snapshots == 0 || b.Templates == 0 || b.KeptBytes < 1<<20 {
+	if b := defaultBudget("/proc/self"); b.KeptBytes != 0 { // which is on no disk
 		t.Errorf("%+v", b)
+	}
+	if b := defaultBudget(filepath.Join(t.TempDir(), "not", "yet")); b.Sandboxes == 0 || b.MemoryMiB == 0 || b.Snapshots == 0 || b.Templates == 0 || b.KeptBytes < 1<<20 {
+		t.Errorf("%+v", b)
+	}
+}
+
+func TestDiskBytes(t *testing.T) {
+	for _, c := range []struct {
+		st   unix.Statfs_t
+		want int64
+	}{
+		{unix.Statfs_t{Blocks: 10, Bsize: 1 << 20, Frsize: 4096}, 40960},
+		{unix.Statfs_t{Blocks: 10, Bsize: 512}, 5120},
+		{unix.Statfs_t{Blocks: 10}, 0},
+		{unix.Statfs_t{Blocks: 1 << 63, Frsize: 4096}, math.MaxInt64 / 4096 * 4096},
+	} {
+		if got := diskBytes(&c.st); got != c.want {
+			t.Errorf("%+v: %d, want %d", c.st, got, c.want)
+		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 // TestEveryOperation uses each operation of the description once at least, and fails for one that is new.
 func TestEveryOperation(t *testing.T) {
-	s := serve(t, func(c *Config, _ *runtime.Config) { c.Guard.Owner = true })
+	s := serve(t, func(c *Config, _ *runtime.Config) { c.Guard.Owner, c.Budget = true, runtime.Budget{Sandboxes: 50} })
 	s.header.Set("Aether-Tenant", "one")
 	s.tenant(t, "one")
 
@@ -273,7 +273,7 @@ func (s *site) testSnapshots(t *testing.T) {
 }
 
 func (s *site) testTenants(t *testing.T) {
-	made := call[TenantToken](t, s, "POST", "/v1/tenants", NewTenant{Name: "two", Budget: Budget{Sandboxes: 1}}, 201)
+	made := call[TenantToken](t, s, "POST", "/v1/tenants", NewTenant{Name: "two", Budget: &Budget{Sandboxes: 1}}, 201)
 	two := s.as(made.Token)
 	if who := call[Whoami](t, two, "GET", "/v1/whoami", nil, 200); who.Tenant.Name != "two" {
 		t.Errorf("its token is that of %+v", who)
@@ -298,6 +298,13 @@ func (s *site) testTenants(t *testing.T) {
 		t.Errorf("%d tenants", n)
 	}
 	call[any](t, s, "DELETE", "/v1/tenants/two", nil, 204)
+	// Without a budget it is the server's own; one that names nothing bounds nothing.
+	if made := call[TenantToken](t, s, "POST", "/v1/tenants", NewTenant{Name: "three"}, 201); made.Tenant.Budget != (Budget{Sandboxes: 50}) {
+		t.Errorf("without a budget: %+v", made.Tenant)
+	}
+	if made := call[TenantToken](t, s, "POST", "/v1/tenants", NewTenant{Name: "four", Budget: &Budget{}}, 201); made.Tenant.Budget != (Budget{}) {
+		t.Errorf("with none: %+v", made.Tenant)
+	}
 	s.as(renewed.Token).refused(t, "GET", "/v1/whoami", nil, 401, runtime.CodeUnauthenticated)
 	s.refused(t, "DELETE", "/v1/tenants/two", nil, 404, runtime.CodeNotFound)
 }

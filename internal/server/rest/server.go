@@ -30,7 +30,9 @@ type Config struct {
 	Version string
 	// Guard has the runtime, and tells whose a request is.
 	Guard access.Guard
-	Log   *slog.Logger
+	// Budget is that of tenants that are made without one.
+	Budget runtime.Budget
+	Log    *slog.Logger
 }
 
 // server is the API over one runtime.

@@ -13,7 +13,7 @@ import (
 type NewTenant struct {
 	Name         string               `json:"name" pattern:"^[A-Za-z0-9._-]{1,64}$"`
 	Capabilities []runtime.Capability `json:"capabilities,omitempty" nullable:"false" enum:"read,exec,fork,network" doc:"all but network, if they are left out"`
-	Budget       Budget               `json:"budget,omitzero" doc:"for all its sessions together"`
+	Budget       *Budget              `json:"budget,omitempty" doc:"for all its sessions together; what it does not name is not bounded. The server's own, if it is left out"`
 }
 
 // TenantToken is a tenant, and a token for it, which is told this once and not kept.
@@ -35,7 +35,11 @@ func (s *server) registerTenants() {
 	register(s, huma.Operation{OperationID: "create-tenant", Method: http.MethodPost, Path: "/v1/tenants", Tags: tags, DefaultStatus: http.StatusCreated,
 		Summary: "Make a tenant and a token for it"},
 		func(ctx context.Context, in *create) (*token, error) {
-			t, secret, err := s.rt.CreateTenant(ctx, runtime.TenantSpec{Name: in.Body.Name, Capabilities: in.Body.Capabilities, Budget: in.Body.Budget.Runtime()})
+			budget := s.cfg.Budget
+			if in.Body.Budget != nil {
+				budget = in.Body.Budget.Runtime()
+			}
+			t, secret, err := s.rt.CreateTenant(ctx, runtime.TenantSpec{Name: in.Body.Name, Capabilities: in.Body.Capabilities, Budget: budget})
 			return &token{TenantToken{TenantOf(t), secret}}, err
 		})
 	type list struct {
@@ -74,7 +78,7 @@ func (s *server) registerTenants() {
 		Body   Budget
 	}
 	register(s, huma.Operation{OperationID: "set-budget", Method: http.MethodPut, Path: "/v1/tenants/{tenant}/budget", Tags: tags,
-		Summary: "Give a tenant another budget"},
+		Summary: "Give a tenant another budget; what it does not name is not bounded any more"},
 		func(ctx context.Context, in *setBudget) (*one, error) {
 			t, err := s.tenantByName(ctx, in.Tenant)
 			if err != nil {
