@@ -2,6 +2,7 @@ package agentsandbox
 
 import (
 	"context"
+	"time"
 
 	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/internal/treediff"
@@ -22,7 +23,7 @@ func (s *Sandbox) Diff(ctx context.Context, other sandbox.Sandbox, opt sandbox.D
 	if o == nil || o.cfg.System != s.cfg.System || o.cfg.Spec.Image.Digest != s.cfg.Spec.Image.Digest {
 		return sandbox.Diff{}, treediff.Unrelated(s.cfg.System, s.cfg.ID)
 	}
-	return treediff.Compare(ctx, tree{s}, tree{o}, false, opt, each)
+	return treediff.Compare(ctx, tree{s}, tree{o}, time.Time{}, opt, each)
 }
 
 // tree implements treediff.Tree.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/internal/treediff"
@@ -13,10 +14,17 @@ import (
 )
 
 // Diff compares the files of two sandboxes, as sandbox.Differ says. The agents list all that is there: on the root's file
-// system, and on what is mounted at the paths others. Of files that have the same times in both, to the nanosecond,
-// content is not read.
+// system, and on what is mounted at the paths others. Of files that were last changed before both sandboxes were there, at
+// the same time, to the nanosecond, content is not read.
 func (r *Runner) Diff(ctx context.Context, with *Runner, others []string, opt sandbox.DiffOptions, each func(sandbox.FileChange) error) (sandbox.Diff, error) {
-	return treediff.Compare(ctx, tree{r, others}, tree{with, others}, true, opt, each)
+	return treediff.Compare(ctx, tree{r, others}, tree{with, others}, later(r.began, with.began), opt, each)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // tree implements treediff.Tree.

@@ -41,12 +41,13 @@ type Runner struct {
 	system, id string
 	env        []string
 	run        RunFunc
+	began      time.Time // by the clock of the sandbox, which is the host's
 }
 
-// New returns a Runner for sandbox id of system. env is the sandbox's own environment, beneath that
+// New returns a Runner for sandbox id of system, in which nothing runs yet. env is the sandbox's own environment, beneath that
 // of each command.
 func New(system, id string, env []string, run RunFunc) *Runner {
-	return &Runner{system: system, id: id, env: env, run: run}
+	return &Runner{system: system, id: id, env: env, run: run, began: time.Now()}
 }
 
 // killTimeout bounds the killing of a cancelled command, and drainTimeout the wait for its run to

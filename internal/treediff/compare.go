@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"sync"
+	"time"
 
 	"github.com/aethervm/aether/internal/agentproto"
 	"github.com/aethervm/aether/sandbox"
@@ -18,9 +19,10 @@ const (
 	batchBytes = 512 << 10
 )
 
-// Compare compares what two sandboxes have written, as sandbox.Differ says. whole tells that their agents list all that is
-// there, and not only what was written since the image: then files that have the same times are not read.
-func Compare(ctx context.Context, a, b Tree, whole bool, opt sandbox.DiffOptions, each func(sandbox.FileChange) error) (sandbox.Diff, error) {
+// Compare compares what two sandboxes have written, as sandbox.Differ says. whole is zero if their agents list what was written
+// since the image. Else they list all that is there, and whole is when the younger one began: then files that were last changed
+// before that, in both at the same time, are not read.
+func Compare(ctx context.Context, a, b Tree, whole time.Time, opt sandbox.DiffOptions, each func(sandbox.FileChange) error) (sandbox.Diff, error) {
 	if opt.After != "" {
 		if err := sandbox.CheckPath(opt.After); err != nil {
 			return sandbox.Diff{}, err
@@ -42,7 +44,7 @@ func Compare(ctx context.Context, a, b Tree, whole bool, opt sandbox.DiffOptions
 // comparison is one in progress.
 type comparison struct {
 	trees [2]Tree
-	whole bool
+	whole time.Time // as of Compare
 	each  func(sandbox.FileChange) error
 	paths int      // that may still be looked at
 	bytes [2]int64 // of content that may still be read in each
@@ -189,7 +191,7 @@ func (c *comparison) want(it *item, i, round int) (agentproto.Want, bool) {
 	mine, other := it.state[i], it.state[1-i]
 	want := agentproto.Want{Path: it.path, Size: -1}
 	if mine == nil {
-		if c.whole || round > 0 {
+		if !c.whole.IsZero() || round > 0 {
 			return want, false
 		}
 		if regular(other) && c.afford(i, other.Size) {
@@ -200,7 +202,7 @@ func (c *comparison) want(it *item, i, round int) (agentproto.Want, bool) {
 	if !regular(mine) || !regular(other) || mine.Size != other.Size || mine.Size == 0 || mine.Digest != "" || it.read[i] {
 		return want, false
 	}
-	if round > 0 && other.Digest == "" || c.whole && untouched(mine, other) || !c.afford(i, mine.Size) {
+	if round > 0 && other.Digest == "" || untouched(mine, other, c.whole) || !c.afford(i, mine.Size) {
 		return want, false
 	}
 	want.Size = mine.Size
@@ -219,10 +221,13 @@ func (c *comparison) afford(i int, size int64) bool {
 
 func regular(c *agentproto.Change) bool { return c != nil && !c.Gone && c.Mode.IsRegular() }
 
-// untouched tells that two files are those that both sandboxes began with: each write of one changes its time of change,
-// which programs cannot set.
-func untouched(a, b *agentproto.Change) bool {
-	return a.Size == b.Size && a.Modified.Equal(b.Modified) && a.Changed.Equal(b.Changed)
+// slack is by how much a file's time of change may lie before the change: the kernel takes that of its last tick.
+const slack = 20 * time.Millisecond
+
+// untouched tells that two files are those that both sandboxes began with, which they did at that time: each write of one changes
+// its time of change, which programs cannot set. Two that were written since may have been in the same tick of the clock.
+func untouched(a, b *agentproto.Change, began time.Time) bool {
+	return a.Changed.Before(began.Add(-slack)) && a.Size == b.Size && a.Modified.Equal(b.Modified) && a.Changed.Equal(b.Changed)
 }
 
 // examine asks a sandbox about paths, and takes exactly that.
@@ -249,7 +254,7 @@ func examine(ctx context.Context, t Tree, i int, asked []*item, wants []agentpro
 }
 
 // change is what differs at a path, if anything does.
-func (it *item) change(whole bool) (sandbox.FileChange, bool) {
+func (it *item) change(whole time.Time) (sandbox.FileChange, bool) {
 	a, b := present(it.state[0]), present(it.state[1])
 	change := sandbox.FileChange{Path: it.path, A: fileState(a), B: fileState(b)}
 	if a == nil || b == nil {
@@ -260,7 +265,7 @@ func (it *item) change(whole bool) (sandbox.FileChange, bool) {
 		switch {
 		case a.Size != b.Size:
 			change.Content = sandbox.ContentDiffers
-		case a.Size == 0, whole && untouched(a, b):
+		case a.Size == 0, untouched(a, b, whole):
 			change.Content = sandbox.ContentSame
 		case a.Digest == "" || b.Digest == "":
 			change.Content = sandbox.ContentUnknown

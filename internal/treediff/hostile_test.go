@@ -91,7 +91,7 @@ func TestHostileAgents(t *testing.T) {
 	} {
 		honest := liar{changes: says(false, paths("/a")...)}
 		for _, pair := range [][2]Tree{{l, honest}, {honest, l}} {
-			_, err := Compare(t.Context(), pair[0], pair[1], false, sandbox.DiffOptions{}, func(sandbox.FileChange) error { return nil })
+			_, err := Compare(t.Context(), pair[0], pair[1], time.Time{}, sandbox.DiffOptions{}, func(sandbox.FileChange) error { return nil })
 			if !errors.Is(err, agentproto.ErrProtocol) {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -132,7 +132,7 @@ func TestDigestsThatWereNotAskedFor(t *testing.T) {
 		{"both", same, same, ""}, {"one is silent", same, none, sandbox.ContentUnknown}, {"one grows", same, grows, sandbox.ContentDiffers},
 	} {
 		var got sandbox.ContentState
-		_, err := Compare(t.Context(), liar{says(false, one), c.a}, liar{says(false, two), c.b}, false, sandbox.DiffOptions{}, func(f sandbox.FileChange) error {
+		_, err := Compare(t.Context(), liar{says(false, one), c.a}, liar{says(false, two), c.b}, time.Time{}, sandbox.DiffOptions{}, func(f sandbox.FileChange) error {
 			got = f.Content
 			return nil
 		})
@@ -146,7 +146,7 @@ func TestDigestsThatWereNotAskedFor(t *testing.T) {
 func TestCompareEnds(t *testing.T) {
 	stop := errors.New("enough")
 	n := 0
-	_, err := Compare(t.Context(), liar{changes: says(false, paths("/a", "/b")...)}, liar{}, false, sandbox.DiffOptions{}, func(sandbox.FileChange) error {
+	_, err := Compare(t.Context(), liar{changes: says(false, paths("/a", "/b")...)}, liar{}, time.Time{}, sandbox.DiffOptions{}, func(sandbox.FileChange) error {
 		n++
 		return stop
 	})
@@ -154,13 +154,13 @@ func TestCompareEnds(t *testing.T) {
 		t.Errorf("%d changes, %v", n, err)
 	}
 	for name, opt := range map[string]sandbox.DiffOptions{"paths": {Paths: -1}, "bytes": {Bytes: -1}, "path": {After: "x"}} {
-		if _, err := Compare(t.Context(), liar{}, liar{}, false, opt, nil); !errors.Is(err, sandbox.ErrInvalid) {
+		if _, err := Compare(t.Context(), liar{}, liar{}, time.Time{}, opt, nil); !errors.Is(err, sandbox.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	broken := errors.New("broken")
 	waits := liar{changes: func(func(agentproto.Change) error) (agentproto.Walked, error) { return agentproto.Walked{}, broken }}
-	if _, err := Compare(t.Context(), liar{}, waits, false, sandbox.DiffOptions{}, nil); !errors.Is(err, broken) {
+	if _, err := Compare(t.Context(), liar{}, waits, time.Time{}, sandbox.DiffOptions{}, nil); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 }
@@ -203,7 +203,11 @@ func FuzzCompare(f *testing.F) {
 			}}
 		}
 		last := ""
-		d, err := Compare(t.Context(), agent(first), agent(second), len(answers)%2 == 0, sandbox.DiffOptions{Paths: 50}, func(c sandbox.FileChange) error {
+		var whole time.Time
+		if len(answers)%2 == 0 {
+			whole = time.Unix(1<<33, 0)
+		}
+		d, err := Compare(t.Context(), agent(first), agent(second), whole, sandbox.DiffOptions{Paths: 50}, func(c sandbox.FileChange) error {
 			if checkPath(c.Path) != nil || last != "" && !less(last, c.Path) || c.A == nil && c.B == nil || own(c.Path) {
 				t.Errorf("%+v behind %q", c, last)
 			}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -103,7 +104,7 @@ func write(t *testing.T, root string, content map[string]string) {
 }
 
 // found lists what differs, a line each: "+", "-" or "~", the path, and the content if both have some.
-func found(t *testing.T, a, b Tree, whole bool, opt sandbox.DiffOptions) ([]string, sandbox.Diff) {
+func found(t *testing.T, a, b Tree, whole time.Time, opt sandbox.DiffOptions) ([]string, sandbox.Diff) {
 	t.Helper()
 	var lines []string
 	d, err := Compare(t.Context(), a, b, whole, opt, func(c sandbox.FileChange) error {
@@ -139,7 +140,7 @@ func TestOverlay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, d := found(t, trees[0], trees[1], false, sandbox.DiffOptions{})
+	got, d := found(t, trees[0], trees[1], time.Time{}, sandbox.DiffOptions{})
 	expect(t, got)
 	if d.Next != "" || d.Skipped != 0 {
 		t.Errorf("%+v", d)
@@ -181,7 +182,7 @@ func TestOverlay(t *testing.T) {
 		}
 		return 1
 	})
-	got, _ = found(t, trees[0], trees[1], false, sandbox.DiffOptions{})
+	got, _ = found(t, trees[0], trees[1], time.Time{}, sandbox.DiffOptions{})
 	expect(t, got, want...)
 
 	// The other way round.
@@ -189,13 +190,13 @@ func TestOverlay(t *testing.T) {
 	for i, line := range want {
 		reverse[i] = strings.NewReplacer("+ /", "- /", "- /", "+ /").Replace(line)
 	}
-	got, _ = found(t, trees[1], trees[0], false, sandbox.DiffOptions{})
+	got, _ = found(t, trees[1], trees[0], time.Time{}, sandbox.DiffOptions{})
 	expect(t, got, reverse...)
 
 	// Path by path.
 	var parts []string
 	for next, n := "", 0; n < 100; n++ {
-		got, d := found(t, trees[0], trees[1], false, sandbox.DiffOptions{After: next, Paths: 1})
+		got, d := found(t, trees[0], trees[1], time.Time{}, sandbox.DiffOptions{After: next, Paths: 1})
 		if d.Paths != 1 {
 			t.Fatalf("%+v", d)
 		}
@@ -207,7 +208,7 @@ func TestOverlay(t *testing.T) {
 	expect(t, parts, want...)
 
 	// Without reading.
-	got, _ = found(t, trees[0], trees[1], false, sandbox.DiffOptions{Bytes: 1})
+	got, _ = found(t, trees[0], trees[1], time.Time{}, sandbox.DiffOptions{Bytes: 1})
 	if !slices.Contains(got, "~ /etc/passwd unknown") || !slices.Contains(got, "~ /etc/group differs") {
 		t.Errorf("without reading: %q", got)
 	}
@@ -215,6 +216,7 @@ func TestOverlay(t *testing.T) {
 
 // Of two whole trees, without an image beneath them.
 func TestWholeTrees(t *testing.T) {
+	began := time.Now()
 	var trees []local
 	var roots []string
 	for range 2 {
@@ -227,7 +229,7 @@ func TestWholeTrees(t *testing.T) {
 		t.Cleanup(func() { _ = tree.Close() })
 		roots, trees = append(roots, root), append(trees, local{tree})
 	}
-	got, d := found(t, trees[0], trees[1], true, sandbox.DiffOptions{})
+	got, d := found(t, trees[0], trees[1], began, sandbox.DiffOptions{})
 	expect(t, got)
 	if d.Paths < len(image) {
 		t.Errorf("%+v", d)
@@ -236,12 +238,25 @@ func TestWholeTrees(t *testing.T) {
 	if err := os.RemoveAll(roots[0] + "/opt/old"); err != nil {
 		t.Fatal(err)
 	}
-	got, _ = found(t, trees[0], trees[1], true, sandbox.DiffOptions{})
+	// Of what both had from the beginning nothing is read.
+	same, err := files.WholeTree(roots[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer same.Close()
+	got, _ = found(t, trees[0], local{same}, time.Now().Add(time.Hour), sandbox.DiffOptions{Bytes: 1})
+	expect(t, got)
+	got, _ = found(t, trees[0], local{same}, began, sandbox.DiffOptions{Bytes: 1})
+	if len(got) == 0 {
+		t.Error("what was written since is taken to be the same because of its times")
+	}
+	got, _ = found(t, trees[0], trees[1], began, sandbox.DiffOptions{})
 	expect(t, got, "~ /etc/passwd differs", "- /new", "- /new/file", "+ /opt/old", "+ /opt/old/one", "+ /opt/old/sub", "+ /opt/old/sub/three", "+ /opt/old/two")
 }
 
 // Directories that are nested too deeply, and ones with many names.
 func TestLargeTrees(t *testing.T) {
+	began := time.Now()
 	root, other := t.TempDir(), t.TempDir()
 	at, err := os.Open(root)
 	if err != nil {
@@ -277,7 +292,7 @@ func TestLargeTrees(t *testing.T) {
 		t.Cleanup(func() { _ = tree.Close() })
 		trees = append(trees, local{tree})
 	}
-	got, d := found(t, trees[0], trees[1], true, sandbox.DiffOptions{})
+	got, d := found(t, trees[0], trees[1], began, sandbox.DiffOptions{})
 	if n := len(got); n < many+5 || n > many+50 || d.Skipped == 0 || d.Next != "" {
 		t.Errorf("%d changes, %+v", n, d)
 	}
