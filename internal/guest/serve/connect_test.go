@@ -20,7 +20,7 @@ import (
 )
 
 // listen serves a socket with one call of serve for each connection, and returns its path.
-func listen(t *testing.T, serve func(*net.UnixConn)) string {
+func listen(t testing.TB, serve func(*net.UnixConn)) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)

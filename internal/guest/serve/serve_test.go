@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -81,25 +80,7 @@ func connected(t testing.TB) (*agentproto.Client, *hostMachine) {
 	t.Helper()
 	m := &hostMachine{}
 	s := &Server{Machine: m}
-	path := filepath.Join(t.TempDir(), "agent")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var serving sync.WaitGroup
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() { s.Serve(conn) })
-		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		serving.Wait()
-	})
+	path := listen(t, func(conn *net.UnixConn) { s.Serve(conn) })
 	return &agentproto.Client{Dial: func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
