@@ -62,7 +62,7 @@ func (b *budgetFlag) Set(text string) error {
 		if err != nil || n < 0 {
 			return fmt.Errorf("%s=%s: want a number that is not negative", name, value)
 		}
-		to := b.field(runtime.Resource(name))
+		to := b.budget.Bound(runtime.Resource(name))
 		if to == nil {
 			return fmt.Errorf("%q is none of sandboxes, memory_mib, sandbox_seconds, vcpu_seconds, output_bytes, egress_bytes, snapshots, templates, kept_bytes, window", name)
 		}
@@ -71,34 +71,9 @@ func (b *budgetFlag) Set(text string) error {
 	return nil
 }
 
-func (b *budgetFlag) field(r runtime.Resource) *int64 {
-	switch r {
-	case runtime.Sandboxes:
-		return &b.budget.Sandboxes
-	case runtime.MemoryMiB:
-		return &b.budget.MemoryMiB
-	case runtime.SandboxSeconds:
-		return &b.budget.SandboxSeconds
-	case runtime.OutputBytes:
-		return &b.budget.OutputBytes
-	case runtime.VCPUSeconds:
-		return &b.budget.VCPUSeconds
-	case runtime.EgressBytes:
-		return &b.budget.EgressBytes
-	case runtime.Snapshots:
-		return &b.budget.Snapshots
-	case runtime.Templates:
-		return &b.budget.Templates
-	case runtime.KeptBytes:
-		return &b.budget.KeptBytes
-	}
-	return nil
-}
-
 func budgetText(b runtime.Budget) string {
 	var parts []string
-	for _, r := range []runtime.Resource{runtime.Sandboxes, runtime.MemoryMiB, runtime.SandboxSeconds, runtime.OutputBytes, runtime.VCPUSeconds, runtime.EgressBytes,
-		runtime.Snapshots, runtime.Templates, runtime.KeptBytes} {
+	for _, r := range runtime.Resources() {
 		if n := b.Of(r); n != 0 {
 			parts = append(parts, fmt.Sprintf("%s=%d", r, n))
 		}

@@ -8,38 +8,46 @@ import (
 	"time"
 )
 
-// resources in a fixed order; what ledgers count by.
-func resources() []Resource {
+// Resources are all that a budget bounds, in a fixed order; what ledgers count by.
+func Resources() []Resource {
 	return []Resource{Sandboxes, MemoryMiB, SandboxSeconds, OutputBytes, VCPUSeconds, EgressBytes, Snapshots, Templates, KeptBytes}
 }
 
 // Of is the bound of a resource; 0 is none.
 func (b Budget) Of(r Resource) int64 {
-	switch r {
-	case Sandboxes:
-		return b.Sandboxes
-	case MemoryMiB:
-		return b.MemoryMiB
-	case SandboxSeconds:
-		return b.SandboxSeconds
-	case OutputBytes:
-		return b.OutputBytes
-	case VCPUSeconds:
-		return b.VCPUSeconds
-	case EgressBytes:
-		return b.EgressBytes
-	case Snapshots:
-		return b.Snapshots
-	case Templates:
-		return b.Templates
-	case KeptBytes:
-		return b.KeptBytes
+	if bound := b.Bound(r); bound != nil {
+		return *bound
 	}
 	return 0
 }
 
+// Bound is the field that bounds a resource; nil if there is no such resource.
+func (b *Budget) Bound(r Resource) *int64 {
+	switch r {
+	case Sandboxes:
+		return &b.Sandboxes
+	case MemoryMiB:
+		return &b.MemoryMiB
+	case SandboxSeconds:
+		return &b.SandboxSeconds
+	case OutputBytes:
+		return &b.OutputBytes
+	case VCPUSeconds:
+		return &b.VCPUSeconds
+	case EgressBytes:
+		return &b.EgressBytes
+	case Snapshots:
+		return &b.Snapshots
+	case Templates:
+		return &b.Templates
+	case KeptBytes:
+		return &b.KeptBytes
+	}
+	return nil
+}
+
 func (b Budget) check() error {
-	for _, r := range resources() {
+	for _, r := range Resources() {
 		if b.Of(r) < 0 {
 			return fmt.Errorf("the budget of %s is negative", r)
 		}
@@ -52,20 +60,11 @@ func (b Budget) check() error {
 
 // within returns b with every bound at most that of limit.
 func (b Budget) within(limit Budget) Budget {
-	tighter := func(v *int64, l int64) {
-		if l != 0 && (*v == 0 || *v > l) {
-			*v = l
+	for _, r := range Resources() {
+		if most, bound := limit.Of(r), b.Bound(r); most != 0 && (*bound == 0 || *bound > most) {
+			*bound = most
 		}
 	}
-	tighter(&b.Sandboxes, limit.Sandboxes)
-	tighter(&b.MemoryMiB, limit.MemoryMiB)
-	tighter(&b.SandboxSeconds, limit.SandboxSeconds)
-	tighter(&b.OutputBytes, limit.OutputBytes)
-	tighter(&b.VCPUSeconds, limit.VCPUSeconds)
-	tighter(&b.EgressBytes, limit.EgressBytes)
-	tighter(&b.Snapshots, limit.Snapshots)
-	tighter(&b.Templates, limit.Templates)
-	tighter(&b.KeptBytes, limit.KeptBytes)
 	// A shorter window gives more, so the limit's own stands if it has one.
 	if limit.Window != 0 && limit.Window > b.Window {
 		b.Window = limit.Window
@@ -116,7 +115,7 @@ func (l *ledger) turn(now time.Time) {
 		return
 	}
 	l.began = l.began.Add(now.Sub(l.began).Truncate(w))
-	for _, r := range resources() {
+	for _, r := range Resources() {
 		if r.addsUp() {
 			delete(l.used, r)
 		}
@@ -154,7 +153,7 @@ func (l *ledger) take(c claim) *BudgetRefusal {
 func (l *ledger) takeHere(c claim) *BudgetRefusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, r := range resources() {
+	for _, r := range Resources() {
 		if limit, want := l.budget.Of(r), c[r]; limit > 0 && want > 0 && want > limit-l.used[r] {
 			return l.refusal(r, want)
 		}
@@ -206,7 +205,7 @@ func (l *ledger) exhaustedHere(now time.Time) *BudgetRefusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.turn(now)
-	for _, r := range resources() {
+	for _, r := range Resources() {
 		if limit := l.budget.Of(r); r.addsUp() && limit > 0 && l.used[r]/r.unit() >= limit {
 			no := l.refusal(r, 1)
 			return no
@@ -257,7 +256,7 @@ func (l *ledger) state() BudgetState {
 	defer l.mu.Unlock()
 	l.turn(time.Now())
 	s := BudgetState{Lines: []BudgetLine{}, WindowEnds: l.windowEnds()}
-	for _, r := range resources() {
+	for _, r := range Resources() {
 		if l.budget.Of(r) > 0 {
 			s.Lines = append(s.Lines, l.line(r))
 		}
