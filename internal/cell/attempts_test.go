@@ -199,9 +199,9 @@ func TestWays(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := []string{"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapAmb:\t0000000000000000"}
-			uid := itoa(int(c.identity.UID()))
+			uid := itoa(int(c.process.identity.UID()))
 			want = append(want, "Uid:\t"+strings.Join([]string{uid, uid, uid, uid}, "\t"))
-			if c.identity != nil && !w.users {
+			if c.process.identity != nil && !w.users {
 				want = append(want, "CapBnd:\t0000000000000000")
 			}
 			for _, line := range want {

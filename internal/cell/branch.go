@@ -118,7 +118,7 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 	// What the guest has written becomes a layer, which stays charged to the cell, and which the guest will write
 	// anew.
 	ram := int64(c.cfg.MemoryMiB) << 20
-	if err := c.group.allow(c.layered + c.lost + c.settling + ram); err != nil {
+	if err := c.allow(c.layered + c.lost + c.settling + ram); err != nil {
 		_ = theirs.Close()
 		return nil, fmt.Errorf("make room for it: %w", err)
 	}
@@ -131,7 +131,7 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 		// have no limit in the end.
 		c.lost = ram
 		if ctx.Err() == nil { // else it may still be at it
-			_ = c.group.allow(c.layered + c.lost + c.settling)
+			_ = c.allow(c.layered + c.lost + c.settling)
 		}
 	}()
 	_, err = c.call(ctx, message{Kind: kindBranch}, theirs)
@@ -151,7 +151,7 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 	if b.uses, err = c.charge(files[1:]); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	_ = c.group.allow(c.layered + c.settling) // when it fails, the cell may take more than it should, until the next time
+	_ = c.allow(c.layered + c.settling) // when it fails, the cell may take more than it should, until the next time
 	return b, nil
 }
 

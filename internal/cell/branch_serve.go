@@ -91,7 +91,8 @@ func sendBranch(to *stream, snapshot *vmm.Snapshot) error {
 // buildCopy makes the virtual machine of a branch.
 func (s *server) buildCopy(boot *bootMessage, files []*os.File) (_ *vmm.VM, err error) {
 	stateFile, layers := files[0], files[1:1+boot.Layers]
-	cfg := vmm.ForkConfig{Shell: s.shell, Console: os.Stdout, Pages: s.pages, Disks: files[1+boot.Layers:]}
+	s.disks = files[1+boot.Layers:]
+	cfg := vmm.ForkConfig{Shell: s.shell, Console: s.console, Pages: s.pages, Disks: s.disks}
 	state, err := readState(stateFile)
 	if err := errors.Join(err, stateFile.Close()); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the branch's state: %w", err), closeAll(layers))

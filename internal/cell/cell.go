@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
-	"github.com/aethervm/aether/internal/identity"
 	"github.com/aethervm/aether/internal/tail"
 )
 
@@ -32,13 +33,16 @@ const (
 
 // Cell is a running cell. Its methods may be called concurrently.
 type Cell struct {
-	cfg      Config
-	trial    trial
-	identity *identity.Identity
-	group    *group
-	process  *process
-	link     *link
-	flows    atomic.Pointer[flows] // nil without a network
+	cfg     Config
+	process *process
+	link    *link                 // nil until the process runs
+	flows   atomic.Pointer[flows] // nil without a network
+	share   int64                 // what it may have in a control group that it shares, without layers, in bytes
+	allowed int64                 // what it may have beyond what its process began with, in bytes; guarded by the process
+
+	// What the process has said, for the goroutine that serves the link and for who comes after it.
+	said     *endMessage
+	patience *time.Timer // of what follows
 
 	branching sync.Mutex           // held while a branch is taken; guards what follows
 	given     map[fileID]*layerUse // layers of the branch that it was started from; nil after its end
@@ -47,10 +51,9 @@ type Cell struct {
 	lost      int64                // what is allowed for one that the owner does not know, in bytes
 	settling  int64                // what is allowed for layers that the last branch has left and the cell frees a moment later, in bytes
 
-	console  *console
-	messages *tail.Tail
-
-	confinement Confinement // complete once Start has returned
+	console *console
+	output  *os.File      // what the guest writes to it, in a process that it shares; else that is the process's output
+	read    chan struct{} // closed when all of that has been read
 
 	done chan struct{}
 	end  *EndError // set before done is closed
@@ -64,6 +67,14 @@ type Cell struct {
 // before that, what was begun is undone; afterwards ctx has no meaning for the cell.
 func Start(ctx context.Context, cfg Config) (*Cell, error) {
 	return start(ctx, cfg, trial{})
+}
+
+// newCell returns a cell in a process that may not run yet.
+func newCell(cfg Config, p *process) *Cell {
+	return &Cell{
+		cfg: cfg, process: p, given: map[fileID]*layerUse{}, console: &console{keep: tail.New(consoleTail)},
+		done: make(chan struct{}), closed: make(chan struct{}),
+	}
 }
 
 func start(ctx context.Context, cfg Config, try trial) (*Cell, error) {
@@ -165,8 +176,11 @@ func (c *Cell) End() error {
 }
 
 // PID is the process's ID, for what looks at the process: memory, confinement. The process runs the
-// guest. Once Done is closed it may be another process's.
+// guest, and those of all cells that share it. Once Done is closed it may be another process's.
 func (c *Cell) PID() int { return c.process.pid }
+
+// Shares tells whether the process is for other cells, too.
+func (c *Cell) Shares() bool { return c.process.places > 1 }
 
 // ID is that of the Config.
 func (c *Cell) ID() string { return c.cfg.ID }
@@ -176,11 +190,11 @@ func (c *Cell) ID() string { return c.cfg.ID }
 func (c *Cell) Console() []string { return c.console.keep.Lines() }
 
 // Confinement tells what confines the process.
-func (c *Cell) Confinement() Confinement { return slices.Clone(c.confinement) }
+func (c *Cell) Confinement() Confinement { return slices.Clone(c.process.confinement) }
 
-// Close ends the virtual machine and its process at once, as pulling the plug does, and frees all that
-// the cell has on this host. Connections to the guest end. It is idempotent; every call returns after
-// the process is gone.
+// Close ends the virtual machine at once, as pulling the plug does, and frees all that the cell has on this host: its
+// process as well, unless others share it. Connections to the guest end. It is idempotent; every call returns after
+// that is done.
 func (c *Cell) Close() error {
 	c.closing.Do(func() {
 		close(c.closed)
@@ -190,23 +204,23 @@ func (c *Cell) Close() error {
 }
 
 func (c *Cell) free() error {
+	last := c.process.leave()
 	var errs []error
-	if c.process != nil {
-		errs = append(errs, c.process.kill())
-	}
 	if c.link != nil {
-		errs = append(errs, c.link.close())
-	}
-	if c.process != nil {
-		<-c.done
+		if last {
+			errs = append(errs, c.process.kill(), c.link.close())
+			<-c.done
+		} else {
+			errs = append(errs, c.leaveOthers())
+		}
 	}
 	if f := c.flows.Load(); f != nil { // after the last message
 		f.close()
 	}
-	c.letGo() // the process, which has mapped them, is gone
-	c.identity.Release()
-	if c.group != nil {
-		errs = append(errs, c.group.remove())
+	c.letGo() // what has mapped them is gone
+	c.process.forget(c)
+	if last {
+		errs = append(errs, c.process.free())
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close cell %s: %w", c.cfg.ID, err)

@@ -48,8 +48,16 @@ type setting struct {
 	what       string
 }
 
-func settings(vcpus, memoryMiB int) []setting {
-	memory := int64(memoryMiB+memoryMiB/64+overheadMiB) << 20
+// share is what a cell may use of memory, in bytes, for a guest with so much of it.
+func share(memoryMiB int) int64 { return int64(memoryMiB+memoryMiB/64+overheadMiB) << 20 }
+
+// settings are for a process of one cell. With places, they are for one of as many cells, but for the memory, which each that comes
+// brings with it.
+func settings(vcpus, memoryMiB, places int) []setting {
+	memory := share(memoryMiB)
+	if places > 0 {
+		memory, vcpus = overheadMiB<<20, vcpus*places
+	}
 	// A vCPU weighs as much as a group does by default.
 	return []setting{
 		{"memory", "memory.limit_in_bytes", memoryMax, memory, memory, fmt.Sprintf("%d MiB", memory>>20)},
@@ -60,7 +68,7 @@ func settings(vcpus, memoryMiB int) []setting {
 
 // newGroup makes a group, at the root of every hierarchy. When a limit cannot be set, the others hold,
 // and the error says which. The group is to be removed whenever it is not nil.
-func newGroup(id string, vcpus, memoryMiB int) (*group, error) {
+func newGroup(id string, vcpus, memoryMiB, places int) (*group, error) {
 	groups, err := host.Cgroups()
 	if err != nil {
 		return nil, err
@@ -70,7 +78,7 @@ func newGroup(id string, vcpus, memoryMiB int) (*group, error) {
 	}
 	g := &group{}
 	var errs []error
-	for _, s := range settings(vcpus, memoryMiB) {
+	for _, s := range settings(vcpus, memoryMiB, places) {
 		if err := g.set(groups, id, s); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.controller, err))
 			continue

@@ -3,6 +3,7 @@ package cell
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 )
 
@@ -107,4 +108,43 @@ func (c *Cell) charge(layers []*os.File) ([]*layerUse, error) {
 		use.hold()
 	}
 	return uses, nil
+}
+
+// allow changes what the cell may have in its process's control group to what it has without layers and so many bytes more.
+func (c *Cell) allow(more int64) error { return c.process.allow(c, c.share+more) }
+
+// allow changes what a cell may have in the control group to so many bytes. The limit is that of all cells, and what those that have
+// ended have left there.
+func (p *process) allow(c *Cell, bytes int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	total := p.allowed - c.allowed + bytes
+	var left int64
+	p.left = slices.DeleteFunc(p.left, func(u *layerUse) bool {
+		if u.users.Load() == 0 {
+			return true
+		}
+		left += u.size
+		return false
+	})
+	if err := p.group.allow(total + left); err != nil {
+		return err
+	}
+	p.allowed, c.allowed = total, bytes
+	return nil
+}
+
+// forget takes back what a cell that has ended may have, but for its layers that others have. The limit follows when the next
+// one is allowed something: the kernel may still be freeing what it had.
+func (p *process) forget(c *Cell) {
+	c.branching.Lock()
+	defer c.branching.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.allowed, c.allowed = p.allowed-c.allowed, 0
+	for _, use := range c.own {
+		if use.users.Load() > 0 {
+			p.left = append(p.left, use)
+		}
+	}
 }

@@ -30,7 +30,7 @@ func newCharged(t *testing.T, given ...*Branch) *charged {
 	c := &charged{t: t, peer: peer, file: filepath.Join(t.TempDir(), "memory.max")}
 	c.Cell = &Cell{
 		cfg: Config{VCPUs: 1, MemoryMiB: testRAM >> 20}, link: l, given: map[fileID]*layerUse{},
-		group: &group{memoryFile: c.file}, done: make(chan struct{}), closed: make(chan struct{}),
+		process: &process{group: &group{memoryFile: c.file}}, done: make(chan struct{}), closed: make(chan struct{}),
 	}
 	for _, b := range given {
 		if err := c.take(b.files[1:], b.uses); err != nil {

@@ -5,7 +5,7 @@
 //
 // The process executes a program that is nothing but a cell (cmd/aether-cell): [Main]. The owner starts a cell
 // with [Start], opens connections to the guest with [Cell.Dial], and ends it with [Cell.Close]. A cell
-// whose owner dies, however it does, dies with it.
+// whose owner dies, however it does, dies with it. Several cells of one tenant may share a process, and its confinement: [Share].
 //
 // The owner trusts nothing that a cell says: see protocol.go for what is said.
 //

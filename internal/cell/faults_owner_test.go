@@ -174,7 +174,7 @@ func (o *faultOwner) obey(order string) (a faultAnswer) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	err := map[string]func(context.Context) error{
-		"parent": o.begin, "start": o.start, "branch": o.branch, "fork": o.fork, "save": o.save, "restore": o.restore,
+		"parent": o.begin, "start": o.start, "branch": o.branch, "fork": o.fork, "share": o.share, "save": o.save, "restore": o.restore,
 	}[order](ctx)
 	if err != nil {
 		a.Err, a.Deadline = err.Error(), ctx.Err() != nil
@@ -268,19 +268,65 @@ func (o *faultOwner) begin(ctx context.Context) (err error) {
 // run starts a cell, looks whether it is whole, and closes it.
 func (o *faultOwner) run(ctx context.Context, cfg Config) error {
 	var p pulse
-	o.next++
-	cfg.ID, cfg.Program, cfg.Console = o.id(fmt.Sprintf("-%d", o.next)), o.program, &p
-	c, err := Start(ctx, cfg)
+	c, err := o.make(ctx, cfg, &p, Start)
 	if err != nil {
 		return err
 	}
-	err = p.beats(c, cfg.From != nil)
+	return errors.Join(o.whole(c, cfg, &p), c.Close())
+}
+
+// make starts a cell, by start, under an ID of its own.
+func (o *faultOwner) make(ctx context.Context, cfg Config, p *pulse, start func(context.Context, Config) (*Cell, error)) (*Cell, error) {
+	o.next++
+	cfg.ID, cfg.Program, cfg.Console = o.id(fmt.Sprintf("-%d", o.next)), o.program, p
+	return start(ctx, cfg)
+}
+
+// whole looks whether a cell is.
+func (o *faultOwner) whole(c *Cell, cfg Config, p *pulse) error {
+	err := p.beats(c, cfg.From != nil)
 	for _, l := range c.Confinement().Missing() {
 		if !slices.Contains(o.missing, l.Name) {
 			err = errors.Join(err, fmt.Errorf("WRONG: not confined by %s: %s", l.Name, l.Detail))
 		}
 	}
-	return errors.Join(err, c.Close())
+	return err
+}
+
+// share has two copies share a process, and one of them go on when the other has ended.
+func (o *faultOwner) share(ctx context.Context) (err error) {
+	b, err := o.parent.Branch(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	o.next++
+	s, err := Share(ctx, SharedConfig{Places: 2, SpareConfig: SpareConfig{
+		ID: o.id(fmt.Sprintf("-%d", o.next)), Program: o.program, VCPUs: 1, MemoryMiB: 64,
+	}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	cfg, pulses := Config{From: b}, make([]pulse, 2)
+	var cells []*Cell
+	for i := range pulses {
+		c, err := o.make(ctx, cfg, &pulses[i], s.Start)
+		if err != nil {
+			return errors.Join(err, closeCells(cells))
+		}
+		cells = append(cells, c)
+	}
+	err = errors.Join(o.whole(cells[0], cfg, &pulses[0]), cells[0].Close())
+	return errors.Join(err, o.whole(cells[1], cfg, &pulses[1]), cells[1].Close())
+}
+
+func closeCells(cells []*Cell) error {
+	var errs []error
+	for _, c := range cells {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (o *faultOwner) start(ctx context.Context) error {
@@ -312,11 +358,11 @@ func (o *faultOwner) save(ctx context.Context) error {
 	if err := errors.Join(o.write(ctx, b, path), b.Close()); err != nil {
 		return err
 	}
-	return errors.Join(o.whole(ctx, "another"), os.Remove(path))
+	return errors.Join(o.readable(ctx, "another"), os.Remove(path))
 }
 
-// whole tells whether a file that was saved is.
-func (o *faultOwner) whole(ctx context.Context, name string) error {
+// readable tells whether a file that was saved is whole.
+func (o *faultOwner) readable(ctx context.Context, name string) error {
 	f, err := snapshot.Open(filepath.Join(o.dir, name))
 	if err != nil {
 		return err

@@ -168,7 +168,7 @@ func thorough() bool { return os.Getenv("AETHER_TEST_FAULTS") == "all" }
 // is an error with its cause or a whole copy, nothing is left, and the parent goes on.
 func TestFailingCalls(t *testing.T) {
 	r := newFaultRig(t)
-	for _, order := range []string{"branch", "fork", "start", "save", "restore"} {
+	for _, order := range []string{"branch", "fork", "share", "start", "save", "restore"} {
 		for side, list := range faults() {
 			if side == "parent" && (order == "start" || order == "restore") || side == "copy" && (order == "branch" || order == "save") {
 				continue

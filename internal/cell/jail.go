@@ -66,12 +66,13 @@ func enterRoot(mounts bool) Layer {
 // limit sets resource limits.
 func limit(m *confineMessage) Layer {
 	const files = 2048 // of which a guest with all flows open has most
+	guests := max(m.Places, 1)
 	limits := []struct {
 		what     string
 		resource int
 		value    uint64
 	}{
-		{"open files", unix.RLIMIT_NOFILE, files},
+		{"open files", unix.RLIMIT_NOFILE, files * uint64(guests)},
 		{"core size", unix.RLIMIT_CORE, 0},
 		{"locked memory", unix.RLIMIT_MEMLOCK, 64 << 10},
 		// The guest's memory is a file.
@@ -84,12 +85,16 @@ func limit(m *confineMessage) Layer {
 			what     string
 			resource int
 			value    uint64
-		}{"tasks", unix.RLIMIT_NPROC, uint64(m.VCPUs + tasks)})
+		}{"tasks", unix.RLIMIT_NPROC, uint64(m.VCPUs*guests + tasks)})
 	}
 	var done []string
 	var errs []error
 	for _, l := range limits {
-		// Both of the pair: it is not to be raised again.
+		// Both of the pair: it is not to be raised again. Where there is a lower one, that holds.
+		var now syscall.Rlimit
+		if err := syscall.Getrlimit(l.resource, &now); err == nil {
+			l.value = min(l.value, now.Max)
+		}
 		if err := syscall.Setrlimit(l.resource, &syscall.Rlimit{Cur: l.value, Max: l.value}); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", l.what, err))
 			continue

@@ -81,7 +81,7 @@ func (o *faultOwner) strike(parent bool, later time.Duration) {
 	_ = unix.Kill(pid, unix.SIGKILL) // of a copy that is closed, nobody: numbers come back late
 }
 
-// A cell is killed at a random moment of a start, fork, save or restore: the one that begins, or the one that is branched.
+// A cell is killed at a random moment of a start, fork, save or restore, or of two that share it: the one that begins, or the one that is branched.
 // What comes of it is an error that says so or a whole copy, nothing is left, and who was not killed goes on.
 func TestKilledCells(t *testing.T) {
 	o := newKillsOwner(t)
@@ -94,6 +94,7 @@ func TestKilledCells(t *testing.T) {
 		{"start", o.start, false, 20 * time.Millisecond},
 		{"fork", o.fork, false, 20 * time.Millisecond},
 		{"fork", o.fork, true, 30 * time.Millisecond},
+		{"share", o.share, false, 50 * time.Millisecond},
 		{"restore", o.restore, false, 20 * time.Millisecond},
 		{"save", o.save, true, 15 * time.Millisecond},
 	}
@@ -192,7 +193,7 @@ func TestKilledOwners(t *testing.T) {
 		}
 		o := &faultOwner{dir: saved}
 		if _, err := os.Stat(filepath.Join(saved, "another")); err == nil { // what has its name is whole
-			if err := o.whole(t.Context(), "another"); err != nil {
+			if err := o.readable(t.Context(), "another"); err != nil {
 				t.Errorf("round %d, after %v: %v", round, later, err)
 			}
 		}

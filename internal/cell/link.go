@@ -101,6 +101,9 @@ func (l *link) dispatch(m message) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	waiting, ok := l.pending[m.ID]
+	if l.closed {
+		return nil // it was on its way
+	}
 	if !ok {
 		return fmt.Errorf("a reply to request %d, which does not wait for one", m.ID)
 	}
@@ -226,6 +229,12 @@ func (l *link) shut() {
 		}
 	}
 	clear(l.pending)
+}
+
+// hangUp fails all calls, and tells the cell that there will be none any more. What it says until it ends can still be read.
+func (l *link) hangUp() {
+	l.shut()
+	_ = l.conn.CloseWrite() // when it fails, the cell has ended
 }
 
 func (l *link) close() error {

@@ -28,7 +28,7 @@ func Main() {
 // attempts are what a test has a confined cell try, by name. There are none but in tests.
 var attempts map[string]func() error
 
-// live serves one virtual machine until it, or the owner, ends.
+// live serves a virtual machine, or several, until they, or the owner, end.
 func live() error {
 	// Else its name would be that of a descriptor.
 	_ = os.WriteFile("/proc/self/comm", []byte(argv0), 0)
@@ -38,7 +38,7 @@ func live() error {
 	if err := closeInherited(); err != nil {
 		return err
 	}
-	server, err := newServer(linkFile)
+	server, err := newServer(linkFile, newIdle())
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func live() error {
 	if err != nil {
 		return err
 	}
-	server.vcpus, server.memoryMiB = how.VCPUs, how.MemoryMiB
+	server.vcpus, server.memoryMiB, server.console = how.VCPUs, how.MemoryMiB, os.Stdout
 	device := os.NewFile(deviceFile, "KVM")
 	if server.pages, err = os.Open(pagesPath); err != nil {
 		return err
@@ -68,6 +68,12 @@ func live() error {
 			return server.refuse(id, err)
 		}
 	}
+	if how.Places > 0 {
+		if err := server.send(message{Kind: kindReply, ID: id}); err != nil {
+			return err
+		}
+		return server.admitCells(device)
+	}
 	// What is of no guest yet.
 	server.shell, err = vmm.NewShell(device, how.VCPUs)
 	if err := errors.Join(err, device.Close()); err != nil {
@@ -76,24 +82,16 @@ func live() error {
 	if err := server.send(message{Kind: kindReply, ID: id}); err != nil {
 		return err
 	}
-	// Here a spare waits.
-	boot, id, files, err := server.awaitBoot()
-	if boot == nil || err != nil {
+	// Here a spare waits. What it has is freed by its end.
+	started, err := server.boot()
+	if !started || err != nil {
 		return err
 	}
-	vm, err := server.build(boot, files)
-	if err != nil {
-		return server.refuse(id, err)
-	}
-	server.vm = vm
-	// The reply comes first, since whatever follows it may come at any moment.
-	if err := vm.Start(); err != nil {
-		return server.refuse(id, err)
-	}
-	if err := server.send(message{Kind: kindReply, ID: id}); err != nil {
+	end, err := server.serve()
+	if end == nil || err != nil {
 		return err
 	}
-	return server.serve()
+	return server.send(message{Kind: kindEnded, End: end})
 }
 
 // closeInherited closes what the owner had open by accident of who has started it, and passed on without knowing. What this
@@ -148,31 +146,56 @@ func (s *server) awaitBoot() (*bootMessage, uint64, []*os.File, error) {
 		return nil, 0, nil, err
 	case m.Kind != kindBoot:
 		return nil, 0, nil, fmt.Errorf("the owner sends a %q message in place of boot", m.Kind)
-	case len(fds) != m.Boot.files():
-		return nil, 0, nil, fmt.Errorf("%d files to boot from, not %d", len(fds), m.Boot.files())
 	}
 	files := make([]*os.File, len(fds))
 	for i, fd := range fds {
 		files[i] = os.NewFile(uintptr(fd), fmt.Sprintf("file %d", i))
 	}
+	if want := m.Boot.files(); len(files) != want { // the kernel drops those that this process has no descriptor for
+		return nil, 0, nil, errors.Join(s.refuse(m.ID, fmt.Errorf("the cell can take %d of its %d files: %w", len(files), want, unix.EMFILE)), closeAll(files))
+	}
 	return m.Boot, m.ID, files, nil
+}
+
+// boot waits for what is to be built, builds and starts it. started is false if there is nothing to serve: the owner has ended, or
+// was told why not.
+func (s *server) boot() (started bool, err error) {
+	boot, id, files, err := s.awaitBoot()
+	if boot == nil || err != nil {
+		return false, err
+	}
+	vm, err := s.build(boot, files)
+	if err != nil {
+		return false, s.refuse(id, err)
+	}
+	s.vm = vm
+	// The reply comes first, since whatever follows it may come at any moment.
+	if err := vm.Start(); err != nil {
+		return false, s.refuse(id, err)
+	}
+	return true, s.send(message{Kind: kindReply, ID: id})
 }
 
 // build makes the virtual machine of the files that came for it, and closes what is not needed any more.
 func (s *server) build(boot *bootMessage, files []*os.File) (_ *vmm.VM, err error) {
+	if s.shell == nil {
+		if s.shell, err = vmm.NewShell(s.device, s.vcpus); err != nil {
+			return nil, errors.Join(err, closeAll(files))
+		}
+	}
 	if boot.Branch {
 		return s.buildCopy(boot, files)
 	}
 	cfg := vmm.Config{
 		Shell: s.shell, Kernel: files[0],
 		Cmdline: boot.Cmdline, VCPUs: s.vcpus, MemoryMiB: s.memoryMiB,
-		Console: os.Stdout, Pages: s.pages,
+		Console: s.console, Pages: s.pages,
 	}
 	rest := files[1:]
 	if boot.Initramfs {
 		cfg.Initramfs, rest = rest[0], rest[1:]
 	}
-	cfg.Disks = rest
+	cfg.Disks, s.disks = rest, rest
 	if boot.Network != nil {
 		cfg.Network = s.network(boot.Network)
 	}

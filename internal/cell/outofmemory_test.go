@@ -48,10 +48,10 @@ func waitFull(t *testing.T, c *Cell, said *safeBuffer, times int) {
 // memoryFigure reads a number of a cell's control group: its limit, or the most that it has used.
 func memoryFigure(t *testing.T, c *Cell, v1, v2 string) int64 {
 	t.Helper()
-	if c.group == nil || c.group.memoryFile == "" {
+	if c.process.group == nil || c.process.group.memoryFile == "" {
 		t.Skip("this host has no limits of memory")
 	}
-	dir := filepath.Dir(c.group.memoryFile)
+	dir := filepath.Dir(c.process.group.memoryFile)
 	text, err := os.ReadFile(filepath.Join(dir, v1))
 	if errors.Is(err, os.ErrNotExist) {
 		text, err = os.ReadFile(filepath.Join(dir, v2))
@@ -93,7 +93,7 @@ func TestFullMemory(t *testing.T) {
 		limit := memoryFigure(t, cell, "memory.limit_in_bytes", "memory.max")
 		most := memoryFigure(t, cell, "memory.max_usage_in_bytes", "memory.peak")
 		t.Logf("%s: %d MiB of %d MiB", name, most>>20, limit>>20)
-		if cell.group.killed() || most > limit-16<<20 {
+		if cell.process.group.killed() || most > limit-16<<20 {
 			t.Errorf("%s: has used %d bytes of %d", name, most, limit)
 		}
 	}
@@ -111,7 +111,7 @@ func lowered(t *testing.T, cfg Config, mib int64) (*Cell, error) {
 		t.Fatal(err)
 	}
 	limit := memoryFigure(t, s.cell, "memory.usage_in_bytes", "memory.current") + mib<<20
-	if err := s.cell.group.allow(limit - s.cell.group.memory); err != nil {
+	if err := s.cell.process.group.allow(limit - s.cell.process.group.memory); err != nil {
 		t.Fatal(errors.Join(err, s.Close()))
 	}
 	return s.Start(t.Context(), cfg)

@@ -12,44 +12,70 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/aethervm/aether/internal/identity"
 	"github.com/aethervm/aether/internal/tail"
 )
 
 // argv0 is the name under which a program is a cell.
 const argv0 = "aether-cell"
 
-// process is a cell's process.
+// process is the process of a cell, or of several that share it, with what is made for it and freed when it has ended: a user, a
+// control group, the socket over which it is told how to confine itself.
 type process struct {
-	pid int
-	way way
-	cmd *exec.Cmd
-	err error // of waiting
+	id               string
+	program          *os.File
+	vcpus, memoryMiB int // of each of its virtual machines
+	places           int // for how many it is, of those that share it; 0 for a single one
+	trial            trial
+	identity         *identity.Identity
+	group            *group
+	link             *link // of the only cell, or the one over which others get theirs
+	messages         *tail.Tail
+	confinement      Confinement // complete once begin has returned
+	confined         bool        // it has said how; for the goroutine that serves the link
+	pid              int         // 0 until it runs
+	way              way
+	cmd              *exec.Cmd
+	err              error // of waiting
+	reaping          sync.Once
+	ended            chan struct{} // closed when it has been waited for
 
-	// What it has said, for the goroutine that reads it and for who comes after it.
-	confined bool
-	said     *endMessage
+	mu      sync.Mutex
+	closed  bool        // it gets no more cells
+	taken   int         // places
+	users   int         // cells, and a Shared that is not closed
+	left    []*layerUse // layers of cells that have ended, which others have: they stay charged to the group
+	allowed int64       // what the cells are allowed in the group, in bytes
 }
 
-// begin starts a process that will be a cell. console and messages keep what it writes.
-func begin(attributes syscall.SysProcAttr, files []*os.File, vcpus int, console *console, messages *tail.Tail) (*process, error) {
+func newProcess(cfg SpareConfig, places int, try trial) *process {
+	return &process{
+		id: cfg.ID, program: cfg.Program, vcpus: cfg.VCPUs, memoryMiB: cfg.MemoryMiB, places: places, trial: try,
+		messages: tail.New(messagesTail), ended: make(chan struct{}), users: 1,
+	}
+}
+
+// run starts the process. output gets what it writes, and may be nil.
+func (p *process) run(attributes syscall.SysProcAttr, files []*os.File, output io.Writer) error {
 	// Whatever has become of the file's name, this is the file.
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", programFile))
 	cmd.Args = []string{argv0}
-	cmd.Env = environment(vcpus)
+	cmd.Env = environment(p.vcpus * max(p.places, 1))
 	cmd.Dir = "/"
 	cmd.ExtraFiles = files
-	cmd.Stdout, cmd.Stderr = console, messages
+	cmd.Stdout, cmd.Stderr = output, p.messages
 	cmd.WaitDelay = time.Second // it has no children that could hold the pipes
 	cmd.SysProcAttr = &attributes
 	if err := roomToStart(files[0]); err != nil {
-		return nil, fmt.Errorf("start a process: %w", err)
+		return fmt.Errorf("start a process: %w", err)
 	}
 	var err error
 	onParent(func() { err = cmd.Start() })
 	if err != nil {
-		return nil, fmt.Errorf("start a process: %w", err)
+		return fmt.Errorf("start a process: %w", err)
 	}
-	return &process{cmd: cmd, pid: cmd.Process.Pid}, nil
+	p.cmd, p.pid = cmd, cmd.Process.Pid
+	return nil
 }
 
 // parents are threads that start processes. The kernel sends the death signal when the *thread* that made a process ends, so
@@ -109,17 +135,59 @@ func (p *process) ownPID() int {
 	return p.pid
 }
 
-// kill ends the process, and does not wait for it. The Go runtime keeps a pidfd, so that no other process can be hit.
+// kill ends the process, if it has begun, and does not wait for it. The Go runtime keeps a pidfd, so that no other process can be hit.
 func (p *process) kill() error {
+	if p.cmd == nil {
+		return nil
+	}
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill process %d: %w", p.pid, err)
 	}
 	return nil
 }
 
-// wait returns when the process has ended and all that it wrote has been read. It is called once, when the end is near: it
-// takes a thread.
-func (p *process) wait() { p.err = p.cmd.Wait() }
+// reap returns when the process has ended and all that it wrote has been read. It is called when the end is near: it takes a
+// thread.
+func (p *process) reap() {
+	p.reaping.Do(func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	})
+}
+
+// hasEnded tells whether the process has ended.
+func (p *process) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// leave is called by each user once, and tells whether it is the last one, who is to free the process.
+func (p *process) leave() (last bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.users--
+	return p.users == 0
+}
+
+// free ends the process and gives back what was made for it.
+func (p *process) free() error {
+	errs := []error{p.kill()}
+	if p.link != nil {
+		errs = append(errs, p.link.close())
+	}
+	if p.cmd != nil {
+		<-p.ended
+	}
+	p.identity.Release()
+	if p.group != nil {
+		errs = append(errs, p.group.remove())
+	}
+	return errors.Join(errs...)
+}
 
 // how says how a process has ended.
 func (p *process) how() string {

@@ -24,6 +24,9 @@ import (
 //	confine                          ->
 //	                                 <-  confined, with the layers that the cell has applied
 //	                                 <-  reply to confine, or an error
+//	admit, with a socket and a pipe  ->  only if it is to have several virtual machines: all that follows is said over
+//	                                     the socket, and the pipe is for the console
+//	                                 <-  reply to admit
 //	boot, with what is to be built   ->  of the files that come with it
 //	                                 <-  reply to boot: the guest runs, or an error
 //	dial, with a stream socket       ->
@@ -42,7 +45,7 @@ import (
 // Both ends are of the same build, so that the version only guards against two builds that meet.
 
 // protocolVersion is part of confine.
-const protocolVersion = 5
+const protocolVersion = 6
 
 // maxMessage is the size of the largest message in bytes. It is far below what a socket buffers.
 const maxMessage = 64 << 10
@@ -51,6 +54,7 @@ type kind string
 
 const (
 	kindConfine  kind = "confine"
+	kindAdmit    kind = "admit"
 	kindBoot     kind = "boot"
 	kindConfined kind = "confined"
 	kindDial     kind = "dial"
@@ -96,6 +100,8 @@ type confineMessage struct {
 	Version   int `json:"version"`
 	VCPUs     int `json:"vcpus"`
 	MemoryMiB int `json:"memory_mib"`
+	// Places is how many virtual machines of that size share the process; 0 if it has one, over the link that this comes over.
+	Places int `json:"places,omitempty"`
 	// User is the user that the cell is to become; 0 if it is it already, or none is free.
 	User uint32 `json:"user,omitempty"`
 	// OwnUser says that nobody else counts as the cell's user.
@@ -290,7 +296,9 @@ func (m *message) check() error {
 	missing := false
 	switch m.Kind {
 	case kindConfine:
-		missing = m.Confine == nil
+		if missing = m.Confine == nil; !missing && (m.Confine.Places < 0 || m.Confine.Places > MaxPlaces) {
+			return fmt.Errorf("%d places", m.Confine.Places)
+		}
 	case kindBoot:
 		if missing = m.Boot == nil; missing {
 			break
@@ -335,7 +343,7 @@ func (m *message) check() error {
 		if m.Sent < 0 {
 			return errors.New("what was sent is negative")
 		}
-	case kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindSent, kindResolve, kindAnswer:
+	case kindAdmit, kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindSent, kindResolve, kindAnswer:
 	default:
 		return errors.New("its kind is unknown")
 	}

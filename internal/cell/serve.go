@@ -29,17 +29,24 @@ type server struct {
 	vm   *vmm.VM
 
 	// For building it.
-	shell            *vmm.Shell
+	device           *os.File   // KVM, if there is no shell yet
+	shell            *vmm.Shell // nil if there is none yet
 	pages            *os.File
+	console          *os.File
+	disks            []*os.File // while it runs
 	vcpus, memoryMiB int
 
+	reading sync.WaitGroup // of the link
+	obeying sync.WaitGroup
 	streams sync.WaitGroup
 	idle    *idle
 
 	mu      sync.Mutex
+	over    bool    // there is no guest any more: nothing is begun
 	orders  []order // of the owner, who bounds them, that were not begun; they are done one after the other
-	obeying bool
+	obeys   bool    // somebody does them
 	dials   map[uint64]context.CancelFunc
+	hosts   map[*stream]struct{} // the owner's ends of streams
 	upcalls map[uint64]chan answer
 	next    uint64
 }
@@ -60,13 +67,13 @@ type answer struct {
 
 // newServer makes the Go runtime wait for the socket in its poller, which thereby is there when the
 // process cannot make one any more.
-func newServer(fd int) (*server, error) {
+func newServer(fd int, idle *idle) (*server, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
 	return &server{
-		link: os.NewFile(uintptr(fd), "owner"), buf: make([]byte, maxMessage+1), idle: newIdle(),
-		dials: map[uint64]context.CancelFunc{}, upcalls: map[uint64]chan answer{},
+		link: os.NewFile(uintptr(fd), "owner"), buf: make([]byte, maxMessage+1), idle: idle,
+		dials: map[uint64]context.CancelFunc{}, hosts: map[*stream]struct{}{}, upcalls: map[uint64]chan answer{},
 	}, nil
 }
 
@@ -87,18 +94,18 @@ func (s *server) send(m message) error {
 	return nil
 }
 
-// serve does what the owner asks for until the guest or the owner ends.
-func (s *server) serve() error {
+// serve does what the owner asks for until the guest or the owner ends. It returns how the guest has ended if that was first.
+func (s *server) serve() (*endMessage, error) {
 	over := make(chan error, 1)
-	go func() { over <- s.read() }()
+	s.reading.Go(func() { over <- s.read() })
 	select {
 	case err := <-over:
-		return err
+		return nil, err
 	case <-s.vm.Done():
 	}
 	end, err := s.vm.Wait(context.Background())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	drained := make(chan struct{})
 	go func() {
@@ -114,7 +121,7 @@ func (s *server) serve() error {
 		e.Detail = end.Err.Error()
 	}
 	e.Detail = clip(e.Detail)
-	return s.send(message{Kind: kindEnded, End: e})
+	return e, nil
 }
 
 // read takes the owner's messages until it ends, which is no error.
@@ -218,14 +225,14 @@ func (s *server) accept(m message, file *stream) error {
 	case kindSent:
 		return s.send(message{Kind: kindReply, ID: m.ID, Sent: int64(min(s.vm.Sent(), math.MaxInt64))})
 	case kindPause, kindResume, kindTouched:
-		s.order(order{id: m.ID, kind: m.Kind})
+		return s.order(order{id: m.ID, kind: m.Kind})
 	case kindMemory:
-		s.order(order{id: m.ID, kind: m.Kind, memory: m.Memory})
+		return s.order(order{id: m.ID, kind: m.Kind, memory: m.Memory})
 	case kindBranch:
 		if file == nil {
 			return s.refuse(m.ID, errNoSocket)
 		}
-		s.order(order{id: m.ID, kind: m.Kind, file: file})
+		return s.order(order{id: m.ID, kind: m.Kind, file: file})
 	case kindAnswer:
 		s.mu.Lock()
 		waiting := s.upcalls[m.ID]
@@ -253,14 +260,21 @@ func (s *server) refuse(id uint64, err error) error {
 }
 
 // order has something done after what was ordered before. A cell that has nothing to do has no goroutine for it.
-func (s *server) order(o order) {
+func (s *server) order(o order) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.orders = append(s.orders, o)
-	if !s.obeying {
-		s.obeying = true
-		go s.obey()
+	if s.over {
+		if o.file != nil {
+			_ = o.file.Close()
+		}
+		return s.refuse(o.id, vmm.ErrEnded)
 	}
+	s.orders = append(s.orders, o)
+	if !s.obeys {
+		s.obeys = true
+		s.obeying.Go(s.obey)
+	}
+	return nil
 }
 
 // nextOrder takes the order that is to be done now. ok is false if there is none, and then the caller is to end.
@@ -268,7 +282,7 @@ func (s *server) nextOrder() (o order, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.orders) == 0 {
-		s.orders, s.obeying = nil, false
+		s.orders, s.obeys = nil, false
 		return order{}, false
 	}
 	o, s.orders = s.orders[0], s.orders[1:]
@@ -305,15 +319,19 @@ func (s *server) dial(ctx context.Context, m message, host *stream) {
 	defer s.idle.busy()
 	guest, err := s.vm.Dial(ctx, m.Port)
 	s.mu.Lock()
+	s.hosts[host] = struct{}{}
 	s.dials[m.ID]() // gives back what the context holds
 	delete(s.dials, m.ID)
 	s.mu.Unlock()
 	_ = s.send(message{Kind: kindReply, ID: m.ID, Failure: fail(err)})
 	if err != nil {
 		_ = host.Close()
-		return
+	} else {
+		splice(guest, host, s.idle.busy)
 	}
-	splice(guest, host, s.idle.busy)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.hosts, host)
 }
 
 // network is the guest's network, whose flows the owner opens.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/aethervm/aether/internal/tail"
 	"github.com/aethervm/aether/vmm"
 )
 
@@ -33,13 +32,13 @@ func Prepare(ctx context.Context, cfg SpareConfig) (*Spare, error) {
 }
 
 func prepare(ctx context.Context, cfg SpareConfig, try trial) (*Spare, error) {
-	c := &Cell{
-		given: map[fileID]*layerUse{},
-		cfg:   Config{ID: cfg.ID, Program: cfg.Program, VCPUs: cfg.VCPUs, MemoryMiB: cfg.MemoryMiB},
-		trial: try, console: &console{keep: tail.New(consoleTail)}, messages: tail.New(messagesTail),
-		done: make(chan struct{}), closed: make(chan struct{}),
-	}
-	if err := c.begin(ctx); err != nil {
+	p := newProcess(cfg, 0, try)
+	c := newCell(Config{ID: cfg.ID, Program: cfg.Program, VCPUs: cfg.VCPUs, MemoryMiB: cfg.MemoryMiB}, p)
+	err := p.begin(ctx, c.console, c.handle, func() {
+		c.link = p.link
+		go c.watch()
+	})
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start cell %s: %w", cfg.ID, err), c.Close())
 	}
 	return &Spare{c}, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -23,11 +24,25 @@ const (
 	deviceFile  = 5 // KVM
 )
 
-// exitPatience is how long a process may live that has said that its guest has ended.
-const exitPatience = 2 * time.Second
+const (
+	// exitPatience is how long a process may live that has said that its guest has ended.
+	exitPatience = 2 * time.Second
+	// leavePatience is how long a process that others share may take to let go of one guest. Their cells end with it if it
+	// does not.
+	leavePatience = 20 * time.Second
+)
 
-// begin starts the process and waits until it has confined itself.
-func (c *Cell) begin(ctx context.Context) error {
+// patience is how long the process may take from when it has said that a guest has ended.
+func (p *process) patience() time.Duration {
+	if p.places > 0 {
+		return leavePatience
+	}
+	return exitPatience
+}
+
+// begin starts the process and waits until it has confined itself. handle gets what it says of its own accord, and running is
+// called when it runs, to have its link served until it is no more, and the process reaped. output is as in run.
+func (p *process) begin(ctx context.Context, output io.Writer, handle func(message) error, running func()) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -36,31 +51,31 @@ func (c *Cell) begin(ctx context.Context) error {
 		return fmt.Errorf("%w: is KVM there, and may this user use it?", err)
 	}
 	defer func() { _ = device.Close() }()
-	if c.identity, err = identity.Take(); err != nil {
+	if p.identity, err = identity.Take(); err != nil {
 		return err
 	}
 	ours, theirs, err := packetPair()
 	if err != nil {
 		return err
 	}
-	c.link = newLink(ours, c.handle)
-	group, groupErr := newGroup(c.cfg.ID, c.cfg.VCPUs, c.cfg.MemoryMiB)
-	c.group = group
-	begun, err := c.execute([]*os.File{theirs, c.cfg.Program, device})
+	p.link = newLink(ours, handle)
+	group, groupErr := newGroup(p.id, p.vcpus, p.memoryMiB, p.places)
+	p.group = group
+	begun, err := p.execute([]*os.File{theirs, p.program, device}, output)
 	// The process has it now. Were it still open here, its death would not end the connection.
 	_ = theirs.Close()
 	if err != nil {
 		return err
 	}
 	if group != nil && groupErr == nil {
-		groupErr = group.join(c.process.pid)
+		groupErr = group.join(p.pid)
 	}
-	c.confinement = append(begun, layer(LayerCgroup, group.describe(), groupErr))
-	go c.watch()
+	p.confinement = append(begun, layer(LayerCgroup, group.describe(), groupErr))
+	running()
 	if scarce(groupErr) {
 		return fmt.Errorf("make a control group: %w", groupErr)
 	}
-	return c.confine(ctx)
+	return p.confine(ctx)
 }
 
 // source returns the files that the virtual machine is made of, which stay open until release.
@@ -82,16 +97,15 @@ func (c *Cell) source() (files []*os.File, release func(), err error) {
 	return files, c.cfg.From.release, nil
 }
 
-// execute starts the process, as confined as this host lets this user start one.
-func (c *Cell) execute(files []*os.File) (Confinement, error) {
+// execute runs the process, as confined as this host lets this user start one.
+func (p *process) execute(files []*os.File, output io.Writer) (Confinement, error) {
 	var refused []string
 	var last error
-	for _, w := range ways(c.identity) {
-		if c.trial.way != "" && c.trial.way != w.name {
+	for _, w := range ways(p.identity) {
+		if p.trial.way != "" && p.trial.way != w.name {
 			continue
 		}
-		p, err := begin(w.attributes, files, c.cfg.VCPUs, c.console, c.messages)
-		if err != nil {
+		if err := p.run(w.attributes, files, output); err != nil {
 			refused = append(refused, fmt.Sprintf("%s: %v", w.name, err))
 			last = err
 			if !w.refusable(err) {
@@ -100,8 +114,7 @@ func (c *Cell) execute(files []*os.File) (Confinement, error) {
 			continue
 		}
 		p.way = w
-		c.process = p
-		return w.layers(c.identity, refused), nil
+		return w.layers(p.identity, refused), nil
 	}
 	return nil, &refusedError{strings.Join(refused, "; "), last}
 }
@@ -120,25 +133,44 @@ func (e *refusedError) Unwrap() error { return e.last }
 const buildPatience = time.Minute
 
 // confine tells the process how to confine itself and waits until it has.
-func (c *Cell) confine(ctx context.Context) error {
+func (p *process) confine(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, buildPatience, fmt.Errorf("it has not confined itself in %v", buildPatience))
 	defer cancel()
-	filter, err := filterFor(c.process.ownPID())
+	filter, err := filterFor(p.ownPID())
 	if err != nil {
 		return err
 	}
-	if c.trial.unfiltered {
+	if p.trial.unfiltered {
 		filter = nil
 	}
 	m := &confineMessage{
-		Version: protocolVersion, VCPUs: c.cfg.VCPUs, MemoryMiB: c.cfg.MemoryMiB,
-		OwnUser: c.identity != nil, Mounts: c.process.way.mounts, UserNamespace: c.process.way.users, Filter: filter, Attempt: c.trial.attempt,
+		Version: protocolVersion, VCPUs: p.vcpus, MemoryMiB: p.memoryMiB, Places: p.places,
+		OwnUser: p.identity != nil, Mounts: p.way.mounts, UserNamespace: p.way.users, Filter: filter, Attempt: p.trial.attempt,
 	}
-	if c.process.way.become {
-		m.User = c.identity.UID()
+	if p.way.become {
+		m.User = p.identity.UID()
 	}
-	_, err = c.call(ctx, message{Kind: kindConfine, Confine: m})
+	_, err = p.link.call(ctx, message{Kind: kindConfine, Confine: m})
+	if errors.Is(err, errLinkClosed) { // its end is near
+		select {
+		case <-p.ended:
+			err = p.end()
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
 	return err
+}
+
+// sayConfined keeps how the process says that it has confined itself. It is called by who serves the process's link.
+func (p *process) sayConfined(m message) error {
+	// Once it is confined, others read the list.
+	if p.confined || !p.link.waits(confineID) {
+		return errors.New("it says again how it is confined")
+	}
+	p.confined = true
+	p.confinement = append(p.confinement, m.Layers...)
+	return nil
 }
 
 // boot tells the process what to build and waits until the guest runs.
@@ -183,17 +215,14 @@ func (c *Cell) boot(ctx context.Context) error {
 func (c *Cell) handle(m message) error {
 	switch m.Kind {
 	case kindConfined:
-		// Once it is confined, others read the list.
-		if c.process.confined || !c.link.waits(confineID) {
-			return errors.New("it says again how it is confined")
-		}
-		c.process.confined = true
-		c.confinement = append(c.confinement, m.Layers...)
-		return nil
+		return c.process.sayConfined(m)
 	case kindEnded:
-		c.process.said = m.End
-		// It is about to exit, when it has passed on what the guest sent last.
-		time.AfterFunc(exitPatience, func() { _ = c.process.cmd.Process.Kill() })
+		if c.said != nil {
+			return errors.New("it says again how its guest has ended")
+		}
+		c.said = m.End
+		// It is about to let go, when it has passed on what the guest sent last.
+		c.patience = time.AfterFunc(c.process.patience(), func() { _ = c.process.kill() })
 		return nil
 	case kindFlow, kindResolve, kindDenied:
 		flows := c.flows.Load()
@@ -205,33 +234,56 @@ func (c *Cell) handle(m message) error {
 	return fmt.Errorf("it sends a %q message", m.Kind)
 }
 
-// watch sees to the cell's end: whatever ends the conversation ends the process, and the other way
+// watch sees to the cell's end: whatever ends the conversation ends the process, or this cell's part of it, and the other way
 // round.
 func (c *Cell) watch() {
 	broken := c.link.serve()
-	if c.process.said == nil {
-		_ = c.process.kill()
+	if c.process.places == 0 {
+		if c.said == nil {
+			_ = c.process.kill()
+		}
+		c.process.reap()
+	} else {
+		c.awaitGone(broken)
 	}
-	c.process.wait()
-	e := &EndError{Reason: ReasonProcess, Messages: c.messages.Lines(), Console: c.console.keep.Lines()}
+	if c.patience != nil {
+		c.patience.Stop()
+	}
+	c.end = c.ending(broken)
+	close(c.done)
+}
+
+// ending says how the cell has ended.
+func (c *Cell) ending(broken error) *EndError {
+	e := &EndError{Reason: ReasonProcess, Messages: c.process.messages.Lines()}
+	if c.process.hasEnded() {
+		e = c.process.end()
+	}
+	e.Console = c.console.keep.Lines()
 	select {
 	case <-c.closed:
-		e.Reason = ReasonClosed
+		e.Reason, e.Detail = ReasonClosed, ""
+		return e
 	default:
-		switch said := c.process.said; {
-		case c.group.killed(): // and what else it has said or done was cut short
-			e.Reason = ReasonMemory
-			e.Detail = fmt.Sprintf("the kernel has killed its process, which had used all that it may; its guest has %d MiB", c.cfg.MemoryMiB)
-		case broken != nil:
-			e.Detail = broken.Error()
-		case said != nil:
-			e.Reason, e.Detail = said.Reason, said.Detail
-		default:
-			e.Detail = c.process.how()
-		}
 	}
-	c.end = e
-	close(c.done)
+	switch {
+	case e.Reason == ReasonMemory: // and what else it has said or done was cut short
+	case broken != nil:
+		e.Detail = broken.Error()
+	case c.said != nil:
+		e.Reason, e.Detail = c.said.Reason, c.said.Detail
+	}
+	return e
+}
+
+// end says how the process has ended.
+func (p *process) end() *EndError {
+	e := &EndError{Reason: ReasonProcess, Detail: p.how(), Messages: p.messages.Lines()}
+	if p.group.killed() {
+		e.Reason = ReasonMemory
+		e.Detail = fmt.Sprintf("the kernel has killed its process, which had used all that it may; its guest has %d MiB", p.memoryMiB)
+	}
+	return e
 }
 
 // way is a way to start a cell's process.
