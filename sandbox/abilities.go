@@ -164,7 +164,7 @@ type HostProcess struct {
 	PID  int  `json:"pid"`
 	Role Role `json:"role"`
 	// GuestRAM is the size of the guest's RAM in bytes, if the process is a VMM that has it mapped in
-	// one piece. The judge then tells the guest's pages from what the VMM itself needs.
+	// one piece, and no other guest. The judge then tells the guest's pages from what the VMM itself needs.
 	GuestRAM int64 `json:"guest_ram,omitempty"`
 }
 

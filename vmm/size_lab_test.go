@@ -38,7 +38,7 @@ func TestFreeMemoryGoesBack(t *testing.T) {
 	_, client := bootGuest(t, func(c *vmm.Config) { c.MemoryMiB = ram })
 	resident := func() int64 {
 		t.Helper()
-		pss, known, err := smaps.GuestPSS(os.Getpid(), ram<<20)
+		pss, known, err := smaps.GuestPSS(os.Getpid(), ram<<20, 1)
 		if err != nil || !known {
 			t.Fatalf("resident memory of the guest: known %v, %v", known, err)
 		}

@@ -102,7 +102,7 @@ func (b *bench) settled(ctx context.Context, h herd) (memory, error) {
 	}
 	runtime.GC()
 	debug.FreeOSMemory()
-	return readMemory(h.pids(), h.ram())
+	return readMemory(h.pids(), h.ram(), b.perCell)
 }
 
 // several does something n times, a few at once, and returns how long each took, or the first error.

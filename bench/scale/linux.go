@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ func (b *bench) newLinux(ctx context.Context) (_ herd, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.driver, err = aethervm.New(); err != nil {
+	if l.driver, err = aethervm.New(aethervm.Options{CopiesPerCell: b.perCell}); err != nil {
 		return nil, err
 	}
 	if l.original, err = l.driver.Create(ctx, sandbox.Spec{Image: img, MemoryMiB: b.memoryMiB}); err != nil {
@@ -121,7 +122,8 @@ func (l *linux) pids() (pids []int) {
 			pids = append(pids, list[0].PID)
 		}
 	}
-	return pids
+	slices.Sort(pids)
+	return slices.Compact(pids)
 }
 
 func (l *linux) ram() int64 { return l.size }

@@ -41,6 +41,7 @@ func run() error {
 	flag.IntVar(&b.atOnce, "at-once", 0, "how many copies of a Linux guest a fork makes, which are paused before the next one, as an\n"+
 		"agent runtime pauses those that nobody uses; 0 for all, which go on")
 	flag.IntVar(&b.memoryMiB, "memory", 64, "memory of the guest in MiB; of a Linux guest, what its programs may use")
+	flag.IntVar(&b.perCell, "per-cell", 1, "how many copies of a Linux or micro-guest may share a process")
 	flag.Parse()
 	list, err := numbers(*steps)
 	if err != nil || flag.NArg() > 0 {
@@ -90,6 +91,7 @@ func numbers(text string) (list []int, err error) {
 type bench struct {
 	guest     string
 	memoryMiB int
+	perCell   int
 	atOnce    int
 	samples   *json.Encoder // nil for none
 }

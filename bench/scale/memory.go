@@ -21,8 +21,8 @@ func kernelFields() []string {
 
 const ownPart = "process: "
 
-// readMemory reads what processes, whose guests have so many bytes of RAM, and this process take.
-func readMemory(pids []int, ram int64) (memory, error) {
+// readMemory reads what processes, which have up to so many guests with so many bytes of RAM each, and this process take.
+func readMemory(pids []int, ram int64, guests int) (memory, error) {
 	info, err := fields("/proc/meminfo")
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func readMemory(pids []int, ram int64) (memory, error) {
 	}
 	var shared int64
 	for _, pid := range pids {
-		parts, shmem, err := processMemory(pid, ram)
+		parts, shmem, err := processMemory(pid, ram, guests)
 		if err != nil {
 			return nil, err
 		}
@@ -57,10 +57,10 @@ func readMemory(pids []int, ram int64) (memory, error) {
 
 // processMemory is the proportional set size of a process by the names of its mappings, and the part of it that is shared
 // memory.
-func processMemory(pid int, ram int64) (parts memory, shmem int64, err error) {
-	guest, known, err := smaps.GuestPSS(pid, ram)
+func processMemory(pid int, ram int64, guests int) (parts memory, shmem int64, err error) {
+	guest, known, err := smaps.GuestPSS(pid, ram, guests)
 	if err != nil || !known {
-		return nil, 0, fmt.Errorf("the RAM of the guest of process %d is not found: %w", pid, err)
+		return nil, 0, fmt.Errorf("the RAM of the guests of process %d is not found: %w", pid, err)
 	}
 	rollup, err := fields(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {

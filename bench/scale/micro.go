@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,13 +53,16 @@ type micro struct {
 	original *cell.Cell
 	branch   *cell.Branch
 	next     atomic.Int64
+	perCell  int // copies that share a process
 
 	mu     sync.Mutex
 	copies []*cell.Cell
+	shared []*cell.Shared // the processes that copies share; the last one has so many places left
+	left   int
 }
 
 func (b *bench) newMicro(ctx context.Context) (_ herd, err error) {
-	m := &micro{}
+	m := &micro{perCell: b.perCell}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close())
@@ -90,7 +94,7 @@ func (m *micro) id() string { return fmt.Sprintf("aether-scale-%d-%d", os.Getpid
 func (m *micro) grow(ctx context.Context, n int) ([]time.Duration, error) {
 	return several(ctx, n, func(ctx context.Context) error {
 		first := newSpoken()
-		c, err := cell.Start(ctx, cell.Config{ID: m.id(), Program: m.program, From: m.branch, Console: first})
+		c, err := m.start(ctx, cell.Config{ID: m.id(), Program: m.program, From: m.branch, Console: first})
 		if err != nil {
 			return err
 		}
@@ -104,11 +108,41 @@ func (m *micro) grow(ctx context.Context, n int) ([]time.Duration, error) {
 	})
 }
 
+// start starts a cell, which shares its process if that is so for this herd.
+func (m *micro) start(ctx context.Context, cfg cell.Config) (*cell.Cell, error) {
+	if m.perCell <= 1 {
+		return cell.Start(ctx, cfg)
+	}
+	s, err := m.place(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Start(ctx, cfg)
+}
+
+// place is one in a process that has room.
+func (m *micro) place(ctx context.Context) (*cell.Shared, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left == 0 {
+		s, err := cell.Share(ctx, cell.SharedConfig{Places: m.perCell, SpareConfig: cell.SpareConfig{
+			ID: m.id(), Program: m.program, VCPUs: m.branch.VCPUs(), MemoryMiB: m.branch.MemoryMiB(),
+		}})
+		if err != nil {
+			return nil, err
+		}
+		m.shared, m.left = append(m.shared, s), m.perCell
+	}
+	m.left--
+	return m.shared[len(m.shared)-1], nil
+}
+
 func (m *micro) pids() (list []int) {
 	for _, c := range m.copies {
 		list = append(list, c.PID())
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 func (m *micro) ram() int64 { return int64(m.branch.MemoryMiB()) << 20 }
@@ -121,6 +155,10 @@ func (m *micro) shrink() error {
 	}
 	all.Wait()
 	m.copies = nil
+	for _, s := range m.shared {
+		errs = append(errs, s.Close())
+	}
+	m.shared, m.left = nil, 0
 	return errors.Join(errs...)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/aethervm/aether/internal/bench"
+	"github.com/aethervm/aether/internal/driver/all"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/internal/report"
 	"github.com/aethervm/aether/sandbox"
@@ -82,7 +83,7 @@ func (a *app) bench(ctx context.Context, o benchOptions) (err error) {
 	if o.runs < 1 {
 		return usageError("it must be 1 or more", "--runs is %d", o.runs)
 	}
-	f := a.openFleet(o.dockerRuntime)
+	f := a.openFleet(all.Options{DockerRuntime: o.dockerRuntime})
 	defer f.close(&err)
 	drivers, err := f.selected(o.systems)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/aethervm/aether/internal/driver/all"
 	"github.com/aethervm/aether/internal/host"
 	"github.com/aethervm/aether/sandbox"
 )
@@ -34,7 +35,7 @@ Columns:
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			ctx := cmd.Context()
-			f := a.openFleet("")
+			f := a.openFleet(all.Options{})
 			defer f.close(&err)
 			a.sweepFirst(ctx, f)
 			facts := host.Read(ctx)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/aethervm/aether/internal/driver/all"
 	"github.com/aethervm/aether/sandbox"
 	"github.com/aethervm/aether/vms"
 )
@@ -94,7 +95,7 @@ func (a *app) exec(ctx context.Context, o execOptions, args []string) (err error
 	if err := o.network.check(); err != nil {
 		return err
 	}
-	f := a.openFleet(o.dockerRuntime)
+	f := a.openFleet(all.Options{DockerRuntime: o.dockerRuntime})
 	defer f.close(&err)
 	if o.vm != "" {
 		if _, err := f.driver(o.vm); err != nil { // before anything slower

@@ -19,8 +19,9 @@ type fleet struct {
 }
 
 // openFleet makes the drivers of all seven systems. Nothing is started; close must be called.
-func (a *app) openFleet(dockerRuntime string) *fleet {
-	return &fleet{drivers: all.Drivers(all.Options{DockerRuntime: dockerRuntime, Log: a.logger()})}
+func (a *app) openFleet(opts all.Options) *fleet {
+	opts.Log = a.logger()
+	return &fleet{drivers: all.Drivers(opts)}
 }
 
 // close closes every driver, and with it every sandbox that is still open. It adds to err.

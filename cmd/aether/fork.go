@@ -60,6 +60,9 @@ host's otherwise or with --local ("aether template --help"). For a sandbox:` + n
 			if o.keep {
 				return usageError("leave it out", "%s: --keep-going is for copies of a template; those of a sandbox are made all or none", cmd.CommandPath())
 			}
+			if o.perCell != 0 {
+				return usageError("leave it out", "%s: --copies-per-cell is for copies of a template; a server is told when it is started", cmd.CommandPath())
+			}
 			return o.asking(func(c *client.Client) error {
 				forked, err := o.once(cmd.Context(), c, subject, program)
 				if cmd.Context().Err() != nil && program != nil {
@@ -81,6 +84,7 @@ host's otherwise or with --local ("aether template --help"). For a sandbox:` + n
 	}
 	o.register(cmd)
 	flags := cmd.Flags()
+	o.perCell.add(flags, "of a template of this host")
 	flags.IntVarP(&o.n, "copies", "n", 1, "how many `copies`")
 	flags.DurationVar(&o.timeout, "timeout", 0, "kill the command in a copy after so long (\"10s\", \"2m\"); 0 is never")
 	flags.BoolVar(&o.keep, "keep-going", false, "of a template: make as many copies as can be made")

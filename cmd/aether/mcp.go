@@ -8,6 +8,7 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/aethervm/aether/internal/driver/all"
 	"github.com/aethervm/aether/internal/hostdir"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/internal/runtime"
@@ -26,6 +27,7 @@ type runtimeOptions struct {
 	allow     []string
 	unlimited bool
 	ready     int // sandboxes
+	perCell   copiesPerCell
 	secrets   map[string]runtime.Secret
 }
 
@@ -36,6 +38,7 @@ func (o *runtimeOptions) flags(cmd *cobra.Command) {
 	flags.BoolVar(&o.net, "net", false, "let sandboxes that ask for it reach the network")
 	flags.StringArrayVar(&o.allow, "allow", nil, "with --net: what sandboxes may ask to reach, a `rule` such as \"pypi.org:443\"; private networks only if named (repeatable; default \"*\": names and public addresses)")
 	flags.BoolVar(&o.unlimited, "net-unlimited", false, "with --net: let them ask for anything, with Docker this host's own network too")
+	o.perCell.add(flags, "with AetherVM, copies of a running sandbox")
 	completeSystems(cmd, "vm")
 }
 
@@ -116,7 +119,10 @@ func (a *app) openRuntime(ctx context.Context, o runtimeOptions, stateDir string
 	if err != nil {
 		return nil, nil, err
 	}
-	f := a.openFleet("")
+	if err := o.perCell.check(); err != nil {
+		return nil, nil, err
+	}
+	f := a.openFleet(all.Options{CopiesPerCell: int(o.perCell)})
 	rt, err = runtime.Open(ctx, runtime.Config{
 		StateDir: stateDir, Drivers: f.drivers, Images: runtime.StoreImages(store), DefaultImage: o.image, System: o.vm,
 		Limits: runtime.Limits{OutputShown: outputShown}, Capabilities: o.capabilities(), Egress: egress, Secrets: o.secrets,

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/driver/all"
 	"github.com/aethervm/aether/internal/image"
 	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/sandbox"
@@ -75,7 +76,7 @@ func (a *app) runOnce(ctx context.Context, o runOptions, args []string) (err err
 	if err != nil {
 		return err
 	}
-	f := a.openFleet(o.dockerRuntime)
+	f := a.openFleet(all.Options{DockerRuntime: o.dockerRuntime})
 	defer f.close(&err)
 	rt, err := runtime.Open(ctx, runtime.Config{Drivers: f.drivers, Images: runtime.StoreImages(store), System: o.vm, Log: a.logger(),
 		Secrets: secrets, Egress: runtime.EgressLimit{Unlimited: true}}) // who gives the flags owns the host

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/aethervm/aether/internal/driver/all"
 	"github.com/aethervm/aether/sandbox"
 )
 
@@ -24,7 +25,7 @@ only to have it done now.
 Columns: the system, how many of its sandboxes were removed, and what went wrong.`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			f := a.openFleet("")
+			f := a.openFleet(all.Options{})
 			defer f.close(&err)
 			results := f.sweep(cmd.Context())
 			if err := cmd.Context().Err(); err != nil {

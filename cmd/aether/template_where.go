@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/aethervm/aether/internal/client"
+	"github.com/aethervm/aether/internal/driver/all"
 	"github.com/aethervm/aether/internal/runtime"
 	"github.com/aethervm/aether/sandbox"
 	"github.com/aethervm/aether/vms"
@@ -17,7 +18,8 @@ import (
 // templateWhere are the flags that say where templates are.
 type templateWhere struct {
 	clientOptions
-	local bool
+	local   bool
+	perCell copiesPerCell // of commands that have the flag
 }
 
 func (w *templateWhere) register(cmd *cobra.Command) {
@@ -75,14 +77,20 @@ func (w templateWhere) asks(ctx context.Context) (bool, error) {
 
 // withTemplates runs f with what keeps the templates.
 func (a *app) withTemplates(ctx context.Context, w templateWhere, f func(templateHost) error) (err error) {
+	if err := w.perCell.check(); err != nil {
+		return err
+	}
 	asks, err := w.asks(ctx)
 	if err != nil {
 		return err
 	}
 	if asks {
+		if w.perCell != 0 {
+			return usageError("leave it out, or add --local", "--copies-per-cell is for this host's templates; a server is told when it is started")
+		}
 		return w.asking(func(c *client.Client) error { return f(serverTemplates{c}) })
 	}
-	fleet := a.openFleet("")
+	fleet := a.openFleet(all.Options{CopiesPerCell: int(w.perCell)})
 	defer fleet.close(&err)
 	d, err := fleet.templater()
 	if err != nil {

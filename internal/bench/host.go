@@ -86,7 +86,7 @@ func readProcess(p sandbox.HostProcess) (m processMemory, err error) {
 	}
 	m.pss, m.shmem = fields["Pss"], fields["Pss_Shmem"]
 	if p.GuestRAM > 0 {
-		m.guest, m.known, err = smaps.GuestPSS(p.PID, p.GuestRAM)
+		m.guest, m.known, err = smaps.GuestPSS(p.PID, p.GuestRAM, 1)
 	}
 	return m, err
 }

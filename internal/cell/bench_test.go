@@ -61,7 +61,7 @@ func TestFootprint(t *testing.T) {
 // footprint reads the proportional set size, in KiB, of a cell's process and, apart from that, of its guest's RAM.
 func footprint(t testing.TB, c *Cell) (own, guest int) {
 	t.Helper()
-	ram, known, err := smaps.GuestPSS(c.PID(), int64(c.cfg.MemoryMiB)<<20)
+	ram, known, err := smaps.GuestPSS(c.PID(), int64(c.cfg.MemoryMiB)<<20, 1)
 	if err != nil || !known {
 		t.Fatalf("the guest's RAM is not found: %v", err)
 	}

@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// GuestPSS returns how much of a process's proportional set size, in bytes, is the RAM of its guest, which is
-// size bytes; see FindRAM.
-func GuestPSS(pid int, size int64) (pss int64, known bool, err error) {
+// GuestPSS returns how much of a process's proportional set size, in bytes, is the RAM of its guests, of which there are no more than
+// that many, each of size bytes; see FindRAM.
+func GuestPSS(pid int, size int64, guests int) (pss int64, known bool, err error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		return 0, false, err
 	}
 	defer func() { _ = f.Close() }()
-	return FindRAM(f, size)
+	return FindRAM(f, size, guests)
 }
 
 // mapping is one of a process.
@@ -30,8 +30,8 @@ type mapping struct {
 
 // FindRAM looks through the text of a smaps file for size bytes of writable memory: one mapping, or several that
 // adjoin each other, as where a part comes from another file or was given other advice. It returns their
-// proportional set size in bytes, and known false if there is no such memory.
-func FindRAM(r io.Reader, size int64) (pss int64, known bool, err error) {
+// proportional set size in bytes, together that of the first guests of them, and known false if there is no such memory.
+func FindRAM(r io.Reader, size int64, guests int) (pss int64, known bool, err error) {
 	var run []mapping // of adjoining writable mappings
 	inRun := false    // whether the lines that follow are about the last of run
 	lines := bufio.NewScanner(r)
@@ -52,8 +52,11 @@ func FindRAM(r io.Reader, size int64) (pss int64, known bool, err error) {
 		if !ok {
 			continue
 		}
-		if pss, known = endsWith(run, uint64(size)); known {
-			return pss, true, nil
+		if found, ok := endsWith(run, uint64(size)); ok {
+			pss, known, run = pss+found, true, run[:0]
+			if guests--; guests <= 0 {
+				return pss, true, nil
+			}
 		}
 		if !writable || len(run) > 0 && run[len(run)-1].end != next.start {
 			run = run[:0]
@@ -65,7 +68,9 @@ func FindRAM(r io.Reader, size int64) (pss int64, known bool, err error) {
 	if err := lines.Err(); err != nil {
 		return 0, false, fmt.Errorf("read smaps: %w", err)
 	}
-	pss, known = endsWith(run, uint64(size))
+	if found, ok := endsWith(run, uint64(size)); ok {
+		pss, known = pss+found, true
+	}
 	return pss, known, nil
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/aethervm/aether/sandbox/sandboxtest"
 )
 
-func newDriver() (sandbox.Driver, error) { return New() }
+func newDriver() (sandbox.Driver, error) { return New(Options{}) }
 
 func TestMain(m *testing.M) {
 	if os.Getenv(churnEnv) != "" {
@@ -35,7 +35,7 @@ func available(t testing.TB) {
 	if !reality.Real() {
 		testenv.Require(t, "REAL_KVM", reality.Reason)
 	}
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,8 +24,20 @@ import (
 // System is the canonical name of the system.
 const System = "aethervm"
 
+// Options select how machines are made. The zero value gives each sandbox a process of its own.
+type Options struct {
+	// CopiesPerCell is how many copies that one call of Fork or ForkTemplate makes may share a process, 1 to
+	// MaxCopiesPerCell; 0 is 1. Together they take less memory and start faster, and have one confinement between them: a guest that
+	// breaks out of its machine has those of its process, and they end with it.
+	CopiesPerCell int
+}
+
+// MaxCopiesPerCell bounds Options.CopiesPerCell.
+const MaxCopiesPerCell = cell.MaxPlaces
+
 // Driver drives AetherVM. It implements sandbox.Driver.
 type Driver struct {
+	perCell     int // copies; at least 1
 	keeper      *keeper.Keeper[*lease.Lease]
 	guest       lazy.Value[*agentsandbox.Guest]
 	confinement lazy.Value[cell.Confinement] // as of a trial
@@ -37,8 +49,12 @@ type Driver struct {
 }
 
 // New returns a driver. It starts nothing yet.
-func New() (*Driver, error) {
-	return &Driver{keeper: keeper.New(System, acquire, (*lease.Lease).Release)}, nil
+func New(opts Options) (*Driver, error) {
+	if opts.CopiesPerCell < 0 || opts.CopiesPerCell > MaxCopiesPerCell {
+		return nil, &sandbox.Error{Op: "configure", System: System, Err: sandbox.ErrInvalid,
+			Detail: fmt.Sprintf("%d copies in a process", opts.CopiesPerCell), Remedy: fmt.Sprintf("use 1 to %d", MaxCopiesPerCell)}
+	}
+	return &Driver{perCell: max(opts.CopiesPerCell, 1), keeper: keeper.New(System, acquire, (*lease.Lease).Release)}, nil
 }
 
 // acquire takes the lease of a driver, for its first machine.

@@ -130,7 +130,7 @@ const isItself = "cat /root/word; cat /proc/sys/kernel/hostname"
 func (f *faultDriver) whole(b sandbox.Sandbox) error { return f.run(b, isItself, "before\n"+b.ID()) }
 
 func (f *faultDriver) begin() (err error) {
-	if f.d, err = New(); err != nil {
+	if f.d, err = New(Options{}); err != nil {
 		return err
 	}
 	b, err := f.d.Create(f.ctx, sandbox.Spec{Image: f.image})

@@ -106,21 +106,22 @@ func (s *Sandbox) original(b *cell.Branch) original {
 func (o original) copies(ctx context.Context, op string, n int) ([]sandbox.Sandbox, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	cells := o.cellsFor(n)
 	var (
-		tasks  sync.WaitGroup
-		places = make(chan struct{}, 2*runtime.NumCPU()) // more at a time would only wait for each other
-		mu     sync.Mutex
-		first  error
-		made   []sandbox.Sandbox
+		tasks sync.WaitGroup
+		turns = make(chan struct{}, 2*runtime.NumCPU()) // more at a time would only wait for each other
+		mu    sync.Mutex
+		first error
+		made  []sandbox.Sandbox
 	)
-	for range n {
-		places <- struct{}{}
+	for i := range n {
+		turns <- struct{}{}
 		tasks.Go(func() {
-			defer func() { <-places }()
+			defer func() { <-turns }()
 			if ctx.Err() != nil {
 				return
 			}
-			c, err := o.copy(ctx, op)
+			c, err := o.copy(ctx, op, cells.of(i))
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -133,7 +134,10 @@ func (o original) copies(ctx context.Context, op string, n int) ([]sandbox.Sandb
 		})
 	}
 	tasks.Wait()
-	if len(made) > 0 {
+	if err := cells.close(); err != nil && first == nil {
+		first = err
+	}
+	if len(made) > 0 && cells == nil {
 		o.driver.keeper.Use(func(owned *lease.Lease) { o.driver.spares.fill(owned, size{o.branch.VCPUs(), o.branch.MemoryMiB()}) })
 	}
 	if first == nil {
@@ -145,10 +149,10 @@ func (o original) copies(ctx context.Context, op string, n int) ([]sandbox.Sandb
 	return made, nil
 }
 
-// copy makes a sandbox.
-func (o original) copy(ctx context.Context, op string) (sandbox.Sandbox, error) {
+// copy makes a sandbox, in a cell that it shares, or, with nil, in one of its own.
+func (o original) copy(ctx context.Context, op string, shared *sharedCell) (sandbox.Sandbox, error) {
 	return o.driver.keeper.Start(ctx, op, func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
-		c, err := o.start(ctx, op, owned)
+		c, err := o.start(ctx, op, owned, shared)
 		if err != nil {
 			return nil, err
 		}
@@ -159,8 +163,8 @@ func (o original) copy(ctx context.Context, op string) (sandbox.Sandbox, error) 
 	})
 }
 
-// start starts a machine. Its programs stand still until it is woken.
-func (o original) start(ctx context.Context, op string, owned *lease.Lease) (*Sandbox, error) {
+// start starts a machine, as copy does. Its programs stand still until it is woken.
+func (o original) start(ctx context.Context, op string, owned *lease.Lease, shared *sharedCell) (*Sandbox, error) {
 	d, spec := o.driver, o.spec
 	if spec.Outside = nil; o.outside != nil {
 		spec.Outside = o.outside.Copy()
@@ -176,7 +180,13 @@ func (o original) start(ctx context.Context, op string, owned *lease.Lease) (*Sa
 	if err != nil {
 		return nil, unused(err)
 	}
-	m, err := d.startCell(ctx, owned, cell.Config{From: o.branch, Disks: []*os.File{o.disk}, Network: net.config()})
+	cfg := cell.Config{From: o.branch, Disks: []*os.File{o.disk}, Network: net.config()}
+	var m *machine
+	if shared != nil {
+		m, err = shared.start(ctx, owned, cfg)
+	} else {
+		m, err = d.startCell(ctx, owned, cfg)
+	}
 	if err != nil {
 		return nil, unused(err)
 	}

@@ -85,7 +85,7 @@ func TestForkNetwork(t *testing.T) {
 // programs standing still; the start of a cell; its guest's first answer, after which its programs go on; a program.
 func BenchmarkFork(b *testing.B) {
 	available(b)
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func BenchmarkFork(b *testing.B) {
 		lap(0)
 		var copied sandbox.Sandbox
 		_, err = d.keeper.Start(ctx, "fork", func(ctx context.Context, owned *lease.Lease) (sandbox.Sandbox, error) {
-			c, err := original.original(branch).start(ctx, "fork", owned)
+			c, err := original.original(branch).start(ctx, "fork", owned, nil)
 			if err != nil {
 				return nil, err
 			}

@@ -48,7 +48,7 @@ func TestKilledDrivers(t *testing.T) {
 		if err != nil || line != "ready\n" {
 			t.Fatalf("it says %q, %v", line, err)
 		}
-		d, err := New()
+		d, err := New(Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

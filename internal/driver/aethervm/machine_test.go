@@ -25,7 +25,7 @@ func open(t *testing.T) *Driver {
 	t.Helper()
 	available(t)
 	testenv.TempRun(t)
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestPause(t *testing.T) {
 }
 
 func TestWhatItRefuses(t *testing.T) {
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestWhatItRefuses(t *testing.T) {
 
 // TestProbeWithoutKVM: where guests cannot run, Probe and Create say why, with a remedy.
 func TestProbeWithoutKVM(t *testing.T) {
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

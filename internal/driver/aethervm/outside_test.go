@@ -112,7 +112,7 @@ func TestOutsideOfWhatIsNotMade(t *testing.T) {
 	var copies, closed int
 	out := counted{&copies, &closed}
 	spec := sandbox.Spec{Network: sandbox.NetworkOutbound, Egress: []string{cardRange.String()}} // leaves no address for the guest
-	if _, err := (original{driver: &Driver{}, spec: spec, outside: out}).start(t.Context(), "fork", nil); err == nil || copies != 1 || closed != 1 {
+	if _, err := (original{driver: &Driver{}, spec: spec, outside: out}).start(t.Context(), "fork", nil, nil); err == nil || copies != 1 || closed != 1 {
 		t.Errorf("%d made, %d closed, %v", copies, closed, err)
 	}
 	_, err := (&Driver{}).CreateTemplate(t.Context(), sandbox.TemplateSpec{Name: "t", Spec: sandbox.Spec{Network: sandbox.NetworkOutbound, Outside: out}})

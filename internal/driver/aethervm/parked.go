@@ -197,7 +197,7 @@ func (d *Driver) fillParked(ctx context.Context, name, digest string) {
 // park makes a copy whose agent waits to be told who it is, and stops it there. What is known of that, it is told already:
 // what that takes of memory and time, it does not take again.
 func (o original) park(ctx context.Context, op string, owned *lease.Lease) (*Sandbox, error) {
-	s, err := o.start(ctx, op, owned)
+	s, err := o.start(ctx, op, owned, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -99,5 +99,9 @@ func (s *Sandbox) HostProcesses(context.Context) ([]sandbox.HostProcess, error) 
 	if err := s.Ended("inspect"); err != nil {
 		return nil, err
 	}
-	return []sandbox.HostProcess{{PID: s.machine.cell.PID(), Role: sandbox.RoleGuest, GuestRAM: s.machine.ram}}, nil
+	process := sandbox.HostProcess{PID: s.machine.cell.PID(), Role: sandbox.RoleGuest}
+	if !s.machine.cell.Shares() {
+		process.GuestRAM = s.machine.ram
+	}
+	return []sandbox.HostProcess{process}, nil
 }

@@ -60,7 +60,7 @@ func (d *Driver) Restore(ctx context.Context, snap sandbox.Snapshot) (sandbox.Sa
 	if err != nil {
 		return nil, keptError(ctx, op, err)
 	}
-	s, err := o.copy(ctx, op)
+	s, err := o.copy(ctx, op, nil)
 	if err = errors.Join(err, o.close()); err != nil {
 		if s != nil {
 			err = errors.Join(err, s.Close())

@@ -185,7 +185,7 @@ func TestSnapshotDirectory(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	machineFile(t, dir, "x")
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func (o original) rehearse(ctx context.Context, path string, about snapshot.Abou
 	}
 	defer func() { err = errors.Join(err, branch.Close()) }()
 	o.branch, o.outside = branch, unreachable{}
-	s, err := o.copy(ctx, "rehearse")
+	s, err := o.copy(ctx, "rehearse", nil)
 	if err != nil {
 		return nil, err
 	}

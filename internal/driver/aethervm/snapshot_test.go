@@ -102,7 +102,7 @@ func TestRestoreElsewhere(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &snap); err != nil {
 		t.Fatal(err)
 	}
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

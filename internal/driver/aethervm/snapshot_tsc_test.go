@@ -24,7 +24,7 @@ func TestSnapshotTSCRate(t *testing.T) {
 	if tsc.KHz == 0 {
 		t.Skip("KVM does not say how fast the counter is here")
 	}
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

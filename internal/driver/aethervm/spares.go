@@ -136,11 +136,17 @@ func (s *spares) close() error {
 // prepareCell starts a cell that nobody has asked for yet. Until a sandbox takes it, it has no mark in the lease: who
 // sweeps counts sandboxes.
 func prepareCell(ctx context.Context, owned *lease.Lease, of size) (*cell.Spare, error) {
-	program, err := openProgram()
+	cfg, err := spareConfig(owned, of)
 	if err != nil {
 		return nil, err
 	}
-	return cell.Prepare(ctx, cell.SpareConfig{
+	return cell.Prepare(ctx, cfg)
+}
+
+// spareConfig is a process under a new ID.
+func spareConfig(owned *lease.Lease, of size) (cell.SpareConfig, error) {
+	program, err := openProgram()
+	return cell.SpareConfig{
 		ID: cellsOf(owned.ID) + lease.NewID(), Program: program, VCPUs: of.vcpus, MemoryMiB: of.memoryMiB,
-	})
+	}, err
 }

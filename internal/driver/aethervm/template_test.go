@@ -236,7 +236,7 @@ func TestTemplateNames(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	d, err := New()
+	d, err := New(Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,8 @@ type Options struct {
 	// DockerRuntime is a runtime of the Docker engine, such as "runsc" or "kata"; empty means the
 	// engine's default.
 	DockerRuntime string
+	// CopiesPerCell is aethervm.Options.CopiesPerCell.
+	CopiesPerCell int
 	// Log gets what is not worth an error; nil discards it.
 	Log *slog.Logger
 }
@@ -38,7 +40,9 @@ func Drivers(opts Options) []sandbox.Driver {
 		system vms.VM
 		driver func() (sandbox.Driver, error)
 	}{
-		{vms.AetherVM, func() (sandbox.Driver, error) { return aethervm.New() }},
+		{vms.AetherVM, func() (sandbox.Driver, error) {
+			return aethervm.New(aethervm.Options{CopiesPerCell: opts.CopiesPerCell})
+		}},
 		{vms.Docker, func() (sandbox.Driver, error) { return docker.New(docker.Options{Runtime: opts.DockerRuntime}) }},
 		{vms.GVisor, func() (sandbox.Driver, error) { return gvisor.New() }},
 		{vms.QEMUKVM, func() (sandbox.Driver, error) { return qemu.New() }},
