@@ -281,6 +281,9 @@ func testForks(t *testing.T, sb string) {
 	testBranchInterrupted(t, sb)
 	runCommand(t, exitUsage, "", "fork", sb, "true")
 	runCommand(t, exitUsage, "", "fork", sb, "--keep-going")
+	runCommand(t, exitUsage, "", "fork", sb, "--copies-per-cell", "2")
+	runCommand(t, exitUsage, "", "fork", "py", "--local", "--copies-per-cell", "65", "--", "true")
+	runCommand(t, exitUsage, "", "mcp", "--copies-per-cell", "-1")
 }
 
 // testBranchInterrupted finds that a branch that is cut short leaves no copies.

@@ -51,6 +51,7 @@ func TestTemplateCommands(t *testing.T) {
 		t.Errorf("this host's: %s", out)
 	}
 	runCommand(t, exitUsage, "", "template", "ls", "--local", "--session", "x")
+	runCommand(t, exitUsage, "", "fork", "py", "--copies-per-cell", "2", "--", "true")
 	if out, _ := runCommand(t, 0, "", "template", "run", "py", "--", "cat", "/f"); out != "warm" {
 		t.Errorf("%q", out)
 	}
