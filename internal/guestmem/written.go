@@ -71,7 +71,7 @@ const (
 // which does no harm.
 func (p *Pagemap) read(mp mapping) (spans []span, err error) {
 	err = p.entries(mp, func(s span, e uint64) {
-		if e&(entryPresent|entrySwapped) != 0 && e&entryFile == 0 {
+		if e&entryFile == 0 {
 			spans = appendSpan(spans, s)
 		}
 	})
@@ -88,9 +88,10 @@ func (p *Pagemap) readPresent(mp mapping) (touched []Touched, err error) {
 	return touched, err
 }
 
-// entries reads the entry of every page.
+// entries reads the entry of every page, and tells of those that are somewhere.
 func (p *Pagemap) entries(mp mapping, each func(page span, entry uint64)) error {
-	const chunk = 512 << 10
+	// To fault in a large buffer takes longer than to read more often.
+	const chunk = 16 << 10
 	buf := make([]byte, min(chunk, len(mp.mem)/PageSize*8))
 	at := int64(mp.address() / PageSize * 8)
 	for done := 0; done < len(mp.mem)/PageSize; {
@@ -99,8 +100,12 @@ func (p *Pagemap) entries(mp mapping, each func(page span, entry uint64)) error 
 			return fmt.Errorf("read page map: %d of %d bytes: %w", got, n, errors.Join(err, io.ErrUnexpectedEOF))
 		}
 		for i := 0; i < n; i += 8 {
+			entry := binary.LittleEndian.Uint64(buf[i:])
+			if entry&(entryPresent|entrySwapped) == 0 {
+				continue
+			}
 			page := uint64(done + i/8)
-			each(span{page * PageSize, (page + 1) * PageSize}, binary.LittleEndian.Uint64(buf[i:]))
+			each(span{page * PageSize, (page + 1) * PageSize}, entry)
 		}
 		done += n / 8
 	}
