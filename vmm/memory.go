@@ -40,6 +40,21 @@ func kernelBlob(f *os.File) (_ boot.Blob, done func() error, err error) {
 	return bytes.NewReader(mapped), func() error { return unix.Munmap(mapped) }, nil
 }
 
+// GiveBack gives back pages of RAM that the guest has written and that hold again what they held when it was made or last
+// branched, and returns how many bytes that are. The guest, for which it stands still, pays for them once more when it writes to
+// them: it is for one that is to be paused for a while.
+func (vm *VM) GiveBack() (uint64, error) {
+	vm.branching.Lock()
+	defer vm.branching.Unlock()
+	pages, err := vm.pagemap()
+	if err != nil {
+		return 0, err
+	}
+	vm.machine.Pause()
+	defer vm.machine.Resume()
+	return vm.memory.GiveBack(pages)
+}
+
 // newMemory makes the RAM of a guest that boots: zeros in huge pages, where this host has them, since a boot
 // touches most of what it gets, and each first touch of a page is an exit. The kernel is copied there: it writes to
 // most of its pages while it boots, its code included, and a page that is mapped costs an exit and a fault when it is

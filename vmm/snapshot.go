@@ -292,6 +292,7 @@ func decodeSnapshot(b []byte, layers []*guestmem.Layer) (_ *Snapshot, size uint6
 	if err != nil {
 		return nil, 0, nil, err
 	}
+	extents = make([]guestmem.Extent, 0, len(l.extents))
 	for _, r := range l.extents {
 		if uint64(r.Layer) >= uint64(len(layers)) {
 			d.Fail("an extent in layer %d of %d", r.Layer, len(layers))

@@ -203,7 +203,10 @@ func (b *bench) generation(ctx context.Context, from *cell.Branch) (_ *cell.Bran
 	if err := errors.Join(exec(ctx, agent, "true"), agent.Freeze(ctx)); err != nil {
 		return nil, err
 	}
-	return c.Branch(ctx)
+	l := b.record.start(fmt.Sprintf("branch memory=%dMiB", from.MemoryMiB()))
+	branch, err := c.Branch(ctx)
+	l.lap("branch")
+	return branch, err
 }
 
 func (b *bench) id() string {

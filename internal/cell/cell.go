@@ -134,6 +134,17 @@ func (c *Cell) Resume(ctx context.Context) error {
 	return nil
 }
 
+// GiveBack has the cell give back memory of the guest that is as it was when the cell was started from a branch, or last branched,
+// and returns how many bytes that are, by what the cell says. It is for a guest that is paused, and will be for a while: what it writes
+// there costs once more.
+func (c *Cell) GiveBack(ctx context.Context) (uint64, error) {
+	reply, err := c.call(ctx, message{Kind: kindGiveBack})
+	if err != nil {
+		return 0, fmt.Errorf("give back the guest's memory: %w", err)
+	}
+	return reply.Given, nil
+}
+
 // Sent is how many bytes the guest has sent to its network card since the cell was started, headers included; 0 if it has
 // none. It is what the cell says.
 func (c *Cell) Sent(ctx context.Context) (int64, error) {

@@ -21,9 +21,10 @@ const (
 	// overheadMiB is for the process, and for the kernel's own of the virtual machine: page tables, in
 	// proportion to the guest's memory, come on top.
 	overheadMiB = 64
-	// tasks is the number of threads beyond the vCPUs. The Go runtime ends a process that it cannot make
+	// tasks is the number of threads beyond the vCPUs, and moreTasks that of each further cell in a process: KVM has one for a virtual
+	// machine, and system calls that wait have others. The Go runtime ends a process that it cannot make
 	// a thread for, so that this is far above what is seen.
-	tasks = 64
+	tasks, moreTasks = 64, 8
 	// memoryMax is the file with the limit of memory, of version 2.
 	memoryMax = "memory.max"
 	// removePatience is how long a process that was killed may keep its group busy.
@@ -51,17 +52,23 @@ type setting struct {
 // share is what a cell may use of memory, in bytes, for a guest with so much of it.
 func share(memoryMiB int) int64 { return int64(memoryMiB+memoryMiB/64+overheadMiB) << 20 }
 
+// maxTasks is how many threads a process may have.
+func maxTasks(vcpus, places int) int {
+	cells := max(places, 1)
+	return cells*vcpus + tasks + (cells-1)*moreTasks
+}
+
 // settings are for a process of one cell. With places, they are for one of as many cells, but for the memory, which each that comes
 // brings with it.
 func settings(vcpus, memoryMiB, places int) []setting {
-	memory := share(memoryMiB)
+	memory, threads := share(memoryMiB), maxTasks(vcpus, places)
 	if places > 0 {
 		memory, vcpus = overheadMiB<<20, vcpus*places
 	}
 	// A vCPU weighs as much as a group does by default.
 	return []setting{
 		{"memory", "memory.limit_in_bytes", memoryMax, memory, memory, fmt.Sprintf("%d MiB", memory>>20)},
-		{"pids", "pids.max", "pids.max", int64(vcpus + tasks), int64(vcpus + tasks), fmt.Sprintf("%d tasks", vcpus+tasks)},
+		{"pids", "pids.max", "pids.max", int64(threads), int64(threads), fmt.Sprintf("%d tasks", threads)},
 		{"cpu", "cpu.shares", "cpu.weight", int64(1024 * vcpus), int64(100 * vcpus), fmt.Sprintf("CPU weight of %d", vcpus)},
 	}
 }

@@ -85,7 +85,7 @@ func limit(m *confineMessage) Layer {
 			what     string
 			resource int
 			value    uint64
-		}{"tasks", unix.RLIMIT_NPROC, uint64(m.VCPUs*guests + tasks)})
+		}{"tasks", unix.RLIMIT_NPROC, uint64(maxTasks(m.VCPUs, m.Places))})
 	}
 	var done []string
 	var errs []error

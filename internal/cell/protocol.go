@@ -34,6 +34,7 @@ import (
 //	pause, resume                    ->
 //	branch, with a packet socket     ->  over which the cell sends the branch, before its reply
 //	touched                          ->  its reply has the memory that the guest has used
+//	give-back                        ->  its reply has how much of the guest's memory was given back
 //	sent                             ->  its reply has how much the guest has sent to its network card
 //	memory                           ->  its reply has the layers that the memory is in, or the pages that are in none
 //	                                 <-  reply, with the ID of the request
@@ -65,6 +66,7 @@ const (
 	kindTouched  kind = "touched"
 	kindSent     kind = "sent"
 	kindMemory   kind = "memory"
+	kindGiveBack kind = "give-back"
 	kindReply    kind = "reply"
 	kindFlow     kind = "flow"
 	kindResolve  kind = "resolve"
@@ -89,6 +91,8 @@ type message struct {
 	Pages []uint64 `json:"pages,omitempty"`
 	// Sent is what the guest has sent to its network card, in bytes.
 	Sent int64 `json:"sent,omitempty"`
+	// Given is the memory that was given back, in bytes.
+	Given uint64 `json:"given,omitempty"`
 	// Memory is a request about where the memory is, and the reply to one.
 	Memory  *memoryMessage `json:"memory,omitempty"`
 	End     *endMessage    `json:"end,omitempty"`
@@ -343,7 +347,7 @@ func (m *message) check() error {
 		if m.Sent < 0 {
 			return errors.New("what was sent is negative")
 		}
-	case kindAdmit, kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindSent, kindResolve, kindAnswer:
+	case kindAdmit, kindDial, kindCancel, kindPause, kindResume, kindBranch, kindTouched, kindGiveBack, kindSent, kindResolve, kindAnswer:
 	default:
 		return errors.New("its kind is unknown")
 	}

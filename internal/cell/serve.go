@@ -224,7 +224,7 @@ func (s *server) accept(m message, file *stream) error {
 		}
 	case kindSent:
 		return s.send(message{Kind: kindReply, ID: m.ID, Sent: int64(min(s.vm.Sent(), math.MaxInt64))})
-	case kindPause, kindResume, kindTouched:
+	case kindPause, kindResume, kindTouched, kindGiveBack:
 		return s.order(order{id: m.ID, kind: m.Kind})
 	case kindMemory:
 		return s.order(order{id: m.ID, kind: m.Kind, memory: m.Memory})
@@ -295,6 +295,7 @@ func (s *server) obey() {
 		var err error
 		var pages []uint64
 		var memory *memoryMessage
+		var given uint64
 		switch o.kind {
 		case kindPause:
 			s.vm.Pause()
@@ -302,12 +303,14 @@ func (s *server) obey() {
 			s.vm.Resume()
 		case kindBranch:
 			err = errors.Join(s.branch(o.file), o.file.Close())
+		case kindGiveBack:
+			given, err = s.vm.GiveBack()
 		case kindTouched:
 			pages, err = s.touched()
 		case kindMemory:
 			memory, err = s.memory(o.memory)
 		}
-		if err := s.send(message{Kind: kindReply, ID: o.id, Pages: pages, Memory: memory, Failure: fail(err)}); err != nil {
+		if err := s.send(message{Kind: kindReply, ID: o.id, Pages: pages, Memory: memory, Given: given, Failure: fail(err)}); err != nil {
 			_ = s.refuse(o.id, err) // it was too long; without an owner the cell ends anyway
 		}
 	}

@@ -188,6 +188,57 @@ func TestSharedEnds(t *testing.T) {
 	noLeftovers(t)
 }
 
+// All places of the largest process, at once.
+func TestSharedFull(t *testing.T) {
+	parent := startGuest(t, nil, chatter())
+	waitConsole(t, parent, "on")
+	b, err := parent.Branch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, b)
+	s := shareProcess(t, MaxPlaces)
+	cells := make([]*Cell, MaxPlaces)
+	var starts sync.WaitGroup
+	for i := range cells {
+		starts.Go(func() {
+			var said safeBuffer
+			var err error
+			if cells[i], err = s.Start(t.Context(), Config{ID: fmt.Sprint(testID, "-", i), From: b, Console: &said}); err != nil {
+				t.Error(err)
+				return
+			}
+			for begin := time.Now(); said.size() == 0; time.Sleep(time.Millisecond) {
+				if cells[i].End() != nil || time.Since(begin) > time.Minute {
+					t.Errorf("cell %d says nothing; its end: %v", i, cells[i].End())
+					return
+				}
+			}
+			if err := cells[i].Pause(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	starts.Wait()
+	if t.Failed() {
+		t.Log(cells[0].End())
+	}
+	for _, c := range cells {
+		if c != nil {
+			starts.Go(func() {
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	starts.Wait()
+	if err := errors.Join(s.Close(), parent.Close(), b.Close()); err != nil {
+		t.Error(err)
+	}
+	noLeftovers(t)
+}
+
 // What a cell had in a process that goes on is freed: files, mappings, threads, memory.
 func TestSharedCycles(t *testing.T) {
 	parent := startGuest(t, nil, chatter())

@@ -145,8 +145,9 @@ func (m *Memory) finish() error {
 	if s == nil {
 		return nil
 	}
-	taken := m.image.small(s.layer.Layer, total(s.written))
-	spans := bridge(s.below.extents, union(s.written, taken))
+	written := total(s.written)
+	taken := m.image.small(s.layer.Layer, written)
+	spans := bridge(s.below.size, s.below.extents, union(s.written, taken), written)
 	between := subtract(spans, s.written)
 	copied := s.below.copyTo(s.layer.file, between)
 	if copied == nil {

@@ -95,6 +95,12 @@ func family(t *testing.T, p *Pagemap, r *rand.Rand, rounds int) {
 	for round := range rounds {
 		m := living[r.IntN(len(living))]
 		write(m)
+		if r.IntN(3) == 0 {
+			if _, err := m.mem.GiveBack(p); err != nil {
+				t.Fatal(err)
+			}
+			m.check(t, "what has given back")
+		}
 		if err := m.mem.Split(p); err != nil {
 			t.Fatal(err)
 		}

@@ -2,8 +2,8 @@ package guestmem
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -26,13 +26,14 @@ const (
 	// nearGap is the gap between written pages that is copied while the guest stands still: to map the layer in two
 	// places takes as long.
 	nearGap = 4 * PageSize
-	// joinedGap is the gap that is always filled. What is in it is copied once, and spares each copy two mappings.
-	joinedGap = 16 * PageSize
-	// widestGap is the gap that is filled at most where an image would have more than fewExtents, if that makes it so many and
-	// the layer no larger than moreBytes and four times what it is for.
-	widestGap  = 64 * PageSize
-	fewExtents = 256
-	moreBytes  = 8 << 20
+	// cheapRun is how many pages are always copied to spare copies a mapping.
+	cheapRun = 8
+	// Where RAM would consist of more than fewRuns runs, up to dearRun pages are copied for each that is spared, as long as
+	// that is no more than moreBytes and manyTimes what was written.
+	fewRuns   = 96
+	dearRun   = 64
+	manyTimes = 8
+	moreBytes = 256 << 10
 
 	// fewLayers is how many layers there are below the new one when it takes in the small ones: from the smallest one up those
 	// with no more than twice as much as it has by then, and together no more than was written, or a smallPart of RAM. So a
@@ -69,44 +70,6 @@ func (i *Image) small(top *Layer, written uint64) (spans []span) {
 	return spans
 }
 
-// bridge fills gaps between runs that are to be laid over lower.
-func bridge(lower []Extent, spans []span) []span {
-	most := 4*total(spans) + moreBytes
-	spans = joinGaps(spans, joinedGap)
-	n := countExtents(lower, spans)
-	if n <= fewExtents {
-		return spans
-	}
-	for gap := uint64(joinedGap); gap < widestGap; {
-		gap = min(gap+gap/4/PageSize*PageSize, widestGap)
-		wider := joinGaps(spans, gap)
-		if total(wider) > most {
-			break
-		}
-		if countExtents(lower, wider) <= fewExtents {
-			return wider
-		}
-	}
-	for gap := uint64(widestGap); n > MaxExtents; gap *= 2 {
-		spans = joinGaps(spans, gap)
-		if len(spans) == 1 { // there is nothing to join it to but its neighbours
-			last := lower[len(lower)-1].end()
-			spans[0].start -= min(gap, spans[0].start)
-			spans[0].end = max(spans[0].end, min(spans[0].end+gap, last))
-		}
-		n = countExtents(lower, spans)
-	}
-	return spans
-}
-
-// countExtents is how many there are when spans have covered lower.
-func countExtents(lower []Extent, spans []span) int {
-	return len(overlay(lower, extentsOf(countingLayer, spans)))
-}
-
-// countingLayer stands for one that is still to be made.
-var countingLayer = &Layer{}
-
 // allocate gives runs of a layer memory. In a hole a private mapping would get a page of the file, which nobody has counted, and
 // another one of its own for what it writes.
 func allocate(file *os.File, spans []span) error {
@@ -121,16 +84,23 @@ func allocate(file *os.File, spans []span) error {
 }
 
 // copyTo writes runs of the image to a file, each where RAM has it. What no layer has is left as it is.
-func (i *Image) copyTo(file *os.File, spans []span) error {
-	var buf []byte
-	for _, e := range within(i.extents, spans) {
-		if buf == nil {
-			buf = make([]byte, joinedGap)
+func (i *Image) copyTo(file *os.File, spans []span) (err error) {
+	views := map[*Layer]*view{}
+	defer func() {
+		for _, v := range views {
+			err = errors.Join(err, v.close())
 		}
-		to := io.NewOffsetWriter(file, int64(e.RAM))
-		from := io.NewSectionReader(e.Layer, int64(e.Offset), int64(e.Size))
-		if _, err := io.CopyBuffer(to, from, buf); err != nil {
-			return fmt.Errorf("copy a layer of guest memory: %w", err)
+	}()
+	for _, e := range within(i.extents, spans) {
+		v := views[e.Layer]
+		if v == nil {
+			if v, err = e.Layer.view(); err != nil {
+				return fmt.Errorf("copy a layer of guest memory: %w", err)
+			}
+			views[e.Layer] = v
+		}
+		if err := writeAll(file, v.mem[e.Offset:e.Offset+e.Size], int64(e.RAM)); err != nil {
+			return err
 		}
 	}
 	return nil

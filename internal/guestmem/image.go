@@ -47,7 +47,7 @@ func newImage(size uint64, refs []*layerRef, extents []Extent) (*Image, error) {
 	if _, err := Layout(size); err != nil {
 		return nil, err
 	}
-	var flat []Extent
+	flat := make([]Extent, 0, len(extents))
 	for _, e := range extents {
 		if err := e.check(size); err != nil {
 			return nil, err
@@ -64,13 +64,15 @@ func newImage(size uint64, refs []*layerRef, extents []Extent) (*Image, error) {
 // holdImage makes an image of extents that are in order, and counts itself among the users of the
 // layers that occur in them.
 func holdImage(size uint64, refs []*layerRef, extents []Extent) *Image {
-	used := map[*Layer]bool{}
+	var used []*Layer // few
 	for _, e := range extents {
-		used[e.Layer] = true
+		if !slices.Contains(used, e.Layer) {
+			used = append(used, e.Layer)
+		}
 	}
 	i := &Image{size: size, extents: extents}
 	for _, r := range refs {
-		if used[r.Layer] {
+		if slices.Contains(used, r.Layer) {
 			r.images.Add(1)
 			i.refs = append(i.refs, r)
 		} else if r.images.Load() == 0 {

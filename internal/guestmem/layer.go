@@ -71,6 +71,21 @@ func (l *Layer) Extent() Extent { return Extent{Size: l.size, Layer: l} }
 // ReadAt reads the layer's content, as io.ReaderAt.
 func (l *Layer) ReadAt(p []byte, off int64) (int, error) { return l.file.ReadAt(p, off) }
 
+// view is a layer's content, for the kernel to copy from: in place of reading it, which would copy it once more. A page
+// that the file does not have any more, or that cannot be read, is an error of that copy.
+type view struct{ mem []byte }
+
+func (l *Layer) view() (v *view, err error) {
+	err = control(l.file, func(fd int) error {
+		mem, err := unix.Mmap(fd, 0, int(l.size), unix.PROT_READ, unix.MAP_SHARED)
+		v = &view{mem}
+		return err
+	})
+	return v, err
+}
+
+func (v *view) close() error { return unix.Munmap(v.mem) }
+
 // Close closes the layer's file. Forks made from it live on.
 func (l *Layer) Close() error { return l.file.Close() }
 

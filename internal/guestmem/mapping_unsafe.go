@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -60,38 +61,71 @@ func compose(size uint64, pieces []piece) (mapping, error) {
 	if err := unix.MunmapPtr(start, uintptr(size)); err != nil {
 		return mapping{}, errors.Join(fmt.Errorf("free %d bytes of address space: %w", size, err), mp.unmap())
 	}
-	for _, p := range pieces {
-		if err := mp.place(p); err != nil {
-			// Only what is this mapping's: what lies before the piece, and what was reserved around it all.
-			head := uintptr(start) - uintptr(mp.reserved)
-			errs := []error{err, unmap(mp.reserved, head+uintptr(p.at)), unmap(unsafe.Add(start, size), mp.reservedSize-head-uintptr(size))}
-			return mapping{}, errors.Join(errs...)
+	// File by file: it takes less than in the order of addresses.
+	groups := byFile(pieces)
+	for i, group := range groups {
+		n, err := mp.placeAll(group)
+		if err == nil {
+			continue
 		}
+		// Only what is this mapping's: the pieces that are there, and what was reserved around it all.
+		head := uintptr(start) - uintptr(mp.reserved)
+		errs := []error{err, unmap(mp.reserved, head), unmap(unsafe.Add(start, size), mp.reservedSize-head-uintptr(size))}
+		for _, p := range slices.Concat(append(groups[:i:i], group[:n])...) {
+			errs = append(errs, unmap(unsafe.Add(start, p.at), uintptr(p.size)))
+		}
+		return mapping{}, errors.Join(errs...)
 	}
 	return mp, nil
 }
 
-// place maps a piece where nothing is.
-func (mp mapping) place(p piece) error {
-	place := unsafe.Pointer(&mp.mem[p.at : p.at+p.size][0])
-	at := func(fd, flags int) error {
-		got, err := unix.MmapPtr(fd, int64(p.offset), place, uintptr(p.size), unix.PROT_READ|unix.PROT_WRITE,
-			flags|unix.MAP_PRIVATE|unix.MAP_FIXED_NOREPLACE|unix.MAP_NORESERVE)
-		switch {
-		case errors.Is(err, unix.EEXIST):
-			err = errTaken
-		case err == nil && got != place: // before Linux 4.17
-			err = errors.Join(errTaken, unmap(got, uintptr(p.size)))
+// byFile sorts pieces by their files, of which there are few, in the order in which these occur first.
+func byFile(pieces []piece) [][]piece {
+	var files []*os.File
+	var groups [][]piece
+	for _, p := range pieces {
+		i := slices.Index(files, p.file)
+		if i < 0 {
+			i = len(files)
+			files, groups = append(files, p.file), append(groups, nil)
 		}
-		if err != nil {
-			return fmt.Errorf("map %d bytes of guest memory at %#x: %w", p.size, p.at, err)
+		groups[i] = append(groups[i], p)
+	}
+	return groups
+}
+
+// placeAll maps pieces of one file where nothing is, and returns how many there are when it fails.
+func (mp mapping) placeAll(pieces []piece) (n int, err error) {
+	all := func(fd, flags int) error {
+		for ; n < len(pieces); n++ {
+			if err := mp.place(pieces[n], fd, flags); err != nil {
+				return fmt.Errorf("map %d bytes of guest memory at %#x: %w", pieces[n].size, pieces[n].at, err)
+			}
 		}
 		return nil
 	}
-	if p.file == nil {
-		return at(-1, unix.MAP_ANONYMOUS)
+	if pieces[0].file == nil {
+		err = all(-1, unix.MAP_ANONYMOUS)
+		return n, err
 	}
-	return control(p.file, func(fd int) error { return at(fd, 0) })
+	err = control(pieces[0].file, func(fd int) error { return all(fd, 0) })
+	return n, err
+}
+
+// place maps a piece of the file fd where nothing is.
+func (mp mapping) place(p piece, fd, flags int) error {
+	at := unsafe.Pointer(&mp.mem[p.at : p.at+p.size][0])
+	got, err := unix.MmapPtr(fd, int64(p.offset), at, uintptr(p.size), unix.PROT_READ|unix.PROT_WRITE,
+		flags|unix.MAP_PRIVATE|unix.MAP_FIXED_NOREPLACE|unix.MAP_NORESERVE)
+	switch {
+	case err == nil && got == at:
+		return nil
+	case errors.Is(err, unix.EEXIST):
+		return errTaken
+	case err == nil: // before Linux 4.17
+		return errors.Join(errTaken, unmap(got, uintptr(p.size)))
+	}
+	return err
 }
 
 func unmap(at unsafe.Pointer, size uintptr) error {

@@ -145,6 +145,7 @@ func Fork(size uint64, extents []Extent, opt Options) (*Memory, error) {
 // piecesOf returns what RAM of extents consists of, with the zeros between them, or nil if they are not in order, or overlap.
 func piecesOf(size uint64, extents []Extent) (pieces []piece) {
 	at := uint64(0)
+	pieces = make([]piece, 0, 2*len(extents)+1)
 	for _, e := range extents {
 		if e.RAM < at {
 			return nil

@@ -74,6 +74,7 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 		}
 		s.Client.Drop() // that of an operation that has ended meanwhile
 		s.paused = true
+		_, _ = s.machine.cell.GiveBack(ctx) // a wish: it is paused all the same
 		return nil
 	})
 }
