@@ -28,9 +28,10 @@ const (
 	nearGap = 4 * PageSize
 	// cheapRun is how many pages are always copied to spare copies a mapping.
 	cheapRun = 8
-	// Where RAM would consist of more than fewRuns runs, up to dearRun pages are copied for each that is spared, as long as
-	// that is no more than moreBytes and manyTimes what was written.
+	// More are copied, up to dearRun for each mapping, if RAM then consists of no more than fewRuns runs, or else moreRuns,
+	// and if all of that is no more than moreBytes and manyTimes what was written.
 	fewRuns   = 96
+	moreRuns  = 256
 	dearRun   = 64
 	manyTimes = 8
 	moreBytes = 256 << 10

@@ -83,22 +83,23 @@ func takeIn(runs []run, price uint64) (spans []span, left int) {
 }
 
 // bridge adds to spans, which are to be laid over lower, runs between them and beside them, so that RAM of size bytes
-// consists of fewer: beyond what is cheap, at most in proportion to the bytes that were written.
+// consists of fewer.
 func bridge(size uint64, lower []Extent, spans []span, written uint64) []span {
 	runs := runsOf(size, lower, spans)
 	most := total(spans) + manyTimes*written + moreBytes
-	// With the price rises what is taken in, and what is spared.
-	n := sort.Search(dearRun-cheapRun+1, func(n int) bool {
-		wider, left := takeIn(runs, uint64(cheapRun+n)*PageSize)
-		return left <= fewRuns || total(wider) > most
-	})
-	price := uint64(min(cheapRun+n, dearRun)) * PageSize
-	wider, _ := takeIn(runs, price)
-	if total(wider) > most && n > 0 {
-		wider, _ = takeIn(runs, price-PageSize)
+	for _, few := range []int{fewRuns, moreRuns} {
+		// With the price rises what is taken in, and what is spared.
+		pages := cheapRun + sort.Search(dearRun-cheapRun, func(n int) bool {
+			_, left := takeIn(runs, uint64(cheapRun+n)*PageSize)
+			return left <= few
+		})
+		wider, left := takeIn(runs, uint64(pages)*PageSize)
+		if pages == cheapRun || left <= few && total(wider) <= most {
+			return wider
+		}
 	}
-	for countExtents(lower, wider) > MaxExtents {
-		price *= 2
+	wider, _ := takeIn(runs, cheapRun*PageSize)
+	for price := uint64(2 * cheapRun * PageSize); countExtents(lower, wider) > MaxExtents; price *= 2 {
 		wider, _ = takeIn(runs, price)
 	}
 	return wider
