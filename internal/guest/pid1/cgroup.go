@@ -23,6 +23,7 @@ type cgroups struct {
 
 	mu       sync.Mutex
 	next     uint64
+	spare    *group              // empty, for the next exec; may be nil
 	leftover map[string]struct{} // groups of ended execs in which something still runs
 }
 
@@ -62,8 +63,19 @@ type group struct {
 	dir  *os.File
 }
 
-// newGroup makes a group for an exec.
+// newGroup returns a group for an exec: the spare one, if there is one.
 func (c *cgroups) newGroup() (*group, error) {
+	c.mu.Lock()
+	g := c.spare
+	c.spare = nil
+	c.mu.Unlock()
+	if g != nil {
+		return g, nil
+	}
+	return c.makeGroup()
+}
+
+func (c *cgroups) makeGroup() (*group, error) {
 	c.mu.Lock()
 	c.next++
 	name := strconv.FormatUint(c.next, 10)
@@ -76,6 +88,31 @@ func (c *cgroups) newGroup() (*group, error) {
 		return nil, errors.Join(err, c.remove(name))
 	}
 	return &group{tree: c, name: name, dir: dir}, nil
+}
+
+// prepare makes a spare group if there is none, and if it can.
+func (c *cgroups) prepare() {
+	c.mu.Lock()
+	has := c.spare != nil
+	c.mu.Unlock()
+	if has {
+		return
+	}
+	if g, err := c.makeGroup(); err == nil && !c.keep(g) {
+		_ = g.dir.Close()
+		_ = c.remove(g.name)
+	}
+}
+
+// keep makes an empty group the spare one. It reports false if there is one already.
+func (c *cgroups) keep(g *group) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spare != nil {
+		return false
+	}
+	c.spare = g
+	return true
 }
 
 func (c *cgroups) remove(name string) error {
@@ -92,14 +129,30 @@ func (g *group) kill() {
 		return
 	}
 	for start := time.Now(); time.Since(start) < killPatience; time.Sleep(time.Millisecond) {
-		if events, err := readAt(g.dir, "cgroup.events"); err != nil || strings.Contains(events, "populated 0") {
+		if events, err := readAt(g.dir, "cgroup.events"); err != nil || strings.Contains(events, unpopulated) {
 			return
 		}
 	}
 }
 
-// release gives the group up. It is removed now, or when the last of its processes has ended.
+const unpopulated = "populated 0"
+
+// empty tells whether no process is left in the group.
+func (g *group) empty() bool {
+	events, err := readAt(g.dir, "cgroup.events")
+	return err == nil && strings.Contains(events, unpopulated)
+}
+
+// release gives the group up. An empty one is the next exec's, as to make and to remove one takes the kernel long, and
+// memory: nobody but the agent puts a process there. Any other is removed now, or when the last of its processes has ended.
 func (g *group) release() {
+	if !g.empty() || !g.tree.keep(g) {
+		g.discard()
+	}
+}
+
+// discard gives the group up for good: one in which a program could not be started may be why.
+func (g *group) discard() {
 	_ = g.dir.Close()
 	if err := g.tree.remove(g.name); errors.Is(err, unix.EBUSY) {
 		g.tree.mu.Lock()

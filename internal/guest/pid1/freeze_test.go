@@ -46,7 +46,12 @@ func testMachine(t *testing.T) *machine {
 	m := newMachine(&cgroups{all: all, leftover: map[string]struct{}{}}, nil)
 	m.late = &lateModules{}
 	runReaper(t, m.reaper)
-	t.Cleanup(func() { // the groups of what has ended
+	t.Cleanup(func() { // the groups of what has ended, and the spare one
+		if g := m.groups.spare; g != nil {
+			if err := errors.Join(g.dir.Close(), m.groups.remove(g.name)); err != nil {
+				t.Error(err)
+			}
+		}
 		for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
 			m.groups.sweep()
 			if left, _ := filepath.Glob(dir + "/*/"); len(left) == 0 {
@@ -111,6 +116,56 @@ func TestStartWhileFrozen(t *testing.T) {
 				t.Fatal("a program that waited was not started")
 			}
 		}
+	}
+}
+
+// The group of a program that has left nothing running is the next one's; any other is not.
+func TestSpareGroup(t *testing.T) {
+	m := testMachine(t)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	groupOf := func(script string) string {
+		t.Helper()
+		p, err := m.Start(serve.Program{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Dir: "/", Stdio: [3]*os.File{null, null, null}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		finish(t, p)
+		return p.(*process).group.name
+	}
+	if err := errors.Join(m.Freeze(), m.Thaw(agentproto.Config{})); err != nil {
+		t.Fatal(err)
+	}
+	if m.groups.spare == nil {
+		t.Fatal("none was made while the machine was frozen")
+	}
+	first := m.groups.spare.name
+	if a, b := groupOf("true"), groupOf("true"); a != first || b != first {
+		t.Errorf("programs ran in the groups %s and %s, not in the empty one, %s", a, b, first)
+	}
+	if name := groupOf("sleep 60 >/dev/null 2>&1 &"); name != first {
+		t.Errorf("a program ran in the group %s", name)
+	}
+	if m.groups.spare != nil {
+		t.Error("a group in which a program runs is to be used again")
+	}
+	other := groupOf("true")
+	if other == first {
+		t.Error("two programs share a group")
+	}
+	dir, err := openDirAt(m.groups.all, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	(&group{tree: m.groups, name: first, dir: dir}).kill()
+	if err := dir.Close(); err != nil {
+		t.Error(err)
+	}
+	if m.groups.spare == nil || m.groups.spare.name != other {
+		t.Error("the group of the last program is not kept")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,6 +67,11 @@ func (m *machine) renewBootID() error {
 		_, err := m.bootID.WriteAt(id, 0)
 		return err
 	}
+	return m.hideBootID(id)
+}
+
+// hideBootID makes the file, with an ID as the kernel writes it. The caller holds m.mu.
+func (m *machine) hideBootID(id []byte) error {
 	fd, err := unix.Openat(int(m.changes.Fd()), "boot-id", unix.O_CREAT|unix.O_RDWR|unix.O_TRUNC|unix.O_CLOEXEC, 0o444)
 	if err != nil {
 		return err
@@ -80,4 +86,31 @@ func (m *machine) renewBootID() error {
 	}
 	m.bootID = f
 	return nil
+}
+
+// rehearse does ahead, in the original, what each copy would otherwise be the first one to do when it is told who it is:
+// it hides the boot ID behind a file that holds the same one, and has the kernel know, and the overlay have a place for,
+// what renew reads and writes. Programs can tell by the mount, and by the time at which /etc was changed, which is none of
+// its content's. It is done once in the life of a machine and its copies, and a wish: what fails here is tried again in a
+// copy, which says why. The caller holds m.mu, and the programs are frozen.
+func (m *machine) rehearse() {
+	if m.rehearsed || m.changes == nil {
+		return
+	}
+	m.rehearsed = true
+	if m.bootID == nil {
+		if id, err := os.ReadFile(bootIDFile); err == nil {
+			_ = m.hideBootID(id)
+		}
+	}
+	_, _ = os.ReadFile(uuidFile)
+	for _, name := range []string{machineIDFile, dbusMachineIDFile} {
+		_, _ = os.Lstat(name)
+	}
+	// The mode that it has: nothing changes, but the directory is in the upper layer from now on.
+	dir := filepath.Dir(machineIDFile)
+	var st unix.Stat_t
+	if unix.Lstat(dir, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		_ = unix.Chmod(dir, st.Mode&0o7777)
+	}
 }

@@ -32,9 +32,16 @@ type machine struct {
 	starts sync.RWMutex
 	copied atomic.Int64
 
-	mu     sync.Mutex
-	frozen bool
-	bootID *os.File // what programs see as the boot ID; nil for the kernel's own
+	mu        sync.Mutex
+	frozen    bool
+	bootID    *os.File // what programs see as the boot ID; nil for the kernel's own
+	rehearsed bool     // what copies do first has been done once
+
+	bounds  sync.Mutex
+	bounded struct { // what holds now; 0 for what was not set
+		processes int
+		memory    int64 // bytes
+	}
 }
 
 func newMachine(groups *cgroups, changes *os.File) *machine {
@@ -71,7 +78,7 @@ func (m *machine) Start(program serve.Program) (serve.Process, error) {
 	}
 	status, err := m.reaper.start(program.Path, program.Args, attr)
 	if err != nil {
-		g.release()
+		g.discard()
 		return nil, err
 	}
 	p := &process{group: g, done: make(chan struct{})}
@@ -113,21 +120,35 @@ func (m *machine) Configure(c agentproto.Config) error {
 			return fmt.Errorf("set the host name: %w", err)
 		}
 	}
-	if c.Processes > 0 {
-		if err := writeAt(m.groups.all, "pids.max", strconv.Itoa(c.Processes)); err != nil {
-			return fmt.Errorf("bound processes: %w", err)
-		}
-	}
-	if c.MemoryBytes > 0 {
-		if err := m.boundMemory(c.MemoryBytes); err != nil {
-			return err
-		}
+	if err := m.bound(c.Processes, c.MemoryBytes); err != nil {
+		return err
 	}
 	if c.Network.Address.IsValid() {
 		if err := m.late.load(); err != nil { // the card's driver is one of them
 			return err
 		}
 		return setUpNetwork(c.Network)
+	}
+	return nil
+}
+
+// bound bounds the number of all programs' processes and their memory, either only if it is not 0. A copy is usually told
+// what it is bound to already.
+func (m *machine) bound(processes int, memory int64) error {
+	m.bounds.Lock()
+	defer m.bounds.Unlock()
+	if processes > 0 && processes != m.bounded.processes {
+		if err := writeAt(m.groups.all, "pids.max", strconv.Itoa(processes)); err != nil {
+			return fmt.Errorf("bound processes: %w", err)
+		}
+		m.bounded.processes = processes
+	}
+	if memory > 0 && memory != m.bounded.memory {
+		m.bounded.memory = 0 // unknown if it fails halfway
+		if err := m.boundMemory(memory); err != nil {
+			return err
+		}
+		m.bounded.memory = memory
 	}
 	return nil
 }
@@ -142,8 +163,8 @@ func (m *machine) boundMemory(bytes int64) error {
 	return resizeTmpfs(m.changes, bytes/4*3)
 }
 
-// Freeze stops all programs; those that are to be started wait. What is still to be loaded is loaded first: else each
-// copy would do it by itself. It is idempotent.
+// Freeze stops all programs; those that are to be started wait. What is still to be loaded is loaded first, and what
+// copies do first is done once: else each copy would do it by itself. It is idempotent.
 func (m *machine) Freeze() error {
 	if err := m.late.load(); err != nil {
 		return err
@@ -160,6 +181,8 @@ func (m *machine) Freeze() error {
 		return err
 	}
 	m.frozen = true
+	m.rehearse()
+	m.groups.prepare()
 	return nil
 }
 

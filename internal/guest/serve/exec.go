@@ -186,10 +186,14 @@ func (r *run) feed() {
 	r.c.passInput(r.input, r.pipes.stdin, r.cutOff)
 }
 
+// firstOutput is how much a program's first output may have at a time. Most programs write less, and the buffer for more
+// would be cleared for each: in a fresh copy of a machine that is memory of its own.
+const firstOutput = 4<<10 - agentproto.HeaderSize
+
 // sendOutput sends what the program writes, until all writers have closed the pipe, or the program
 // has ended and the pipe is empty.
 func (r *run) sendOutput(pipe *os.File, kind agentproto.Kind) {
-	buf := make([]byte, agentproto.HeaderSize+agentproto.MaxData)
+	buf := make([]byte, agentproto.HeaderSize+firstOutput)
 	left := -1 // what is still to be sent after the program's end; -1: it runs
 	for left != 0 {
 		room := buf[agentproto.HeaderSize:]
@@ -206,6 +210,9 @@ func (r *run) sendOutput(pipe *os.File, kind agentproto.Kind) {
 			if r.c.writeSealed(kind, buf[:agentproto.HeaderSize+n]) != nil {
 				r.cutOff()
 			}
+		}
+		if n == len(buf)-agentproto.HeaderSize && n < agentproto.MaxData {
+			buf = make([]byte, agentproto.HeaderSize+agentproto.MaxData)
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
