@@ -64,8 +64,12 @@ type snapshotState struct {
 //
 // Connections to the host are not part of a snapshot: they stay with the guest that was branched. The copies of
 // the guest find theirs reset.
-func (vm *VM) Branch() (*Snapshot, error) {
-	s, err := vm.branch()
+func (vm *VM) Branch() (*Snapshot, error) { return vm.BranchFor(1) }
+
+// BranchFor is Branch for a snapshot of which so many copies are to be made: with their number grows what is copied, once and while the
+// guest runs, so that its memory is in fewer pieces, each of which is a mapping in every copy.
+func (vm *VM) BranchFor(copies int) (*Snapshot, error) {
+	s, err := vm.branch(copies)
 	if err != nil && vm.life.Err() != nil {
 		err = fmt.Errorf("%w: %w", ErrEnded, err)
 	}
@@ -75,7 +79,7 @@ func (vm *VM) Branch() (*Snapshot, error) {
 	return s, nil
 }
 
-func (vm *VM) branch() (_ *Snapshot, err error) {
+func (vm *VM) branch(copies int) (_ *Snapshot, err error) {
 	vm.branching.Lock()
 	defer vm.branching.Unlock()
 	s, err := vm.still()
@@ -88,7 +92,7 @@ func (vm *VM) branch() (_ *Snapshot, err error) {
 	if err := vm.memory.Settle(); err != nil {
 		return nil, err
 	}
-	if s.image, err = vm.memory.Image(); err != nil {
+	if s.image, err = vm.memory.Image(copies); err != nil {
 		return nil, err
 	}
 	if n := len(s.image.Layers()); n > MaxLayers {

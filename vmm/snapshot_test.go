@@ -53,7 +53,7 @@ func imageOf(mem *guestmem.Memory, pages *guestmem.Pagemap) (*guestmem.Image, er
 	if err := mem.Split(pages); err != nil {
 		return nil, err
 	}
-	return mem.Image()
+	return mem.Image(1)
 }
 
 func encoded(t testing.TB, s *Snapshot) ([]byte, []*os.File) {

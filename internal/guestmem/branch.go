@@ -43,9 +43,10 @@ func (m *Memory) Split(p *Pagemap) error {
 	return nil
 }
 
-// Image returns what the memory held when it was last split. The guest may run meanwhile, and Settle is to follow; Split may
+// Image returns what the memory held when it was last split, for so many copies, 1 or more, as are expected: what spares each of
+// them mappings is paid for once. The guest may run meanwhile, and Settle is to follow; Split may
 // not run. An error leaves everything as it is, and it may be called again.
-func (m *Memory) Image() (*Image, error) {
+func (m *Memory) Image(copies int) (*Image, error) {
 	if err := m.Acquire(); err != nil {
 		return nil, fmt.Errorf("branch guest memory: %w", err)
 	}
@@ -53,7 +54,7 @@ func (m *Memory) Image() (*Image, error) {
 	if m.image == nil {
 		return nil, fmt.Errorf("branch guest memory: %w: it was not split", errors.ErrUnsupported)
 	}
-	if err := m.finish(); err != nil {
+	if err := m.finish(copies); err != nil {
 		return nil, fmt.Errorf("branch guest memory: %w", err)
 	}
 	return m.image.hold(), nil
@@ -80,7 +81,7 @@ func (m *Memory) splitWritten(p *Pagemap) error {
 	if m.image == nil {
 		return fmt.Errorf("%w: memory of layers that no image holds", errors.ErrUnsupported)
 	}
-	if err := m.finish(); err != nil { // if nobody has
+	if err := m.finish(1); err != nil { // if nobody has
 		return err
 	}
 	written, err := p.written(m.mapping)
@@ -140,14 +141,14 @@ func extentsOf(l *Layer, spans []span) []Extent {
 
 // finish adds to the layer that Split has begun what spares copies mappings and layers, and seals it. If there is no room for
 // that, the layer stays with what was written. On error it can be called again.
-func (m *Memory) finish() error {
+func (m *Memory) finish(copies int) error {
 	s := m.split
 	if s == nil {
 		return nil
 	}
 	written := total(s.written)
 	taken := m.image.small(s.layer.Layer, written)
-	spans := bridge(s.below.size, s.below.extents, union(s.written, taken), written)
+	spans := bridge(s.below.size, s.below.extents, union(s.written, taken), written, copies)
 	between := subtract(spans, s.written)
 	copied := s.below.copyTo(s.layer.file, between)
 	if copied == nil {

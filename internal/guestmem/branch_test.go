@@ -27,7 +27,7 @@ func imageOf(m *Memory, p *Pagemap) (*Image, error) {
 	if err := m.Split(p); err != nil {
 		return nil, err
 	}
-	return m.Image()
+	return m.Image(1)
 }
 
 // related is memory and what it must hold.
@@ -106,7 +106,7 @@ func family(t *testing.T, p *Pagemap, r *rand.Rand, rounds int) {
 		}
 		then := bytes.Clone(m.want)
 		write(m) // the guest runs
-		image, err := m.mem.Image()
+		image, err := m.mem.Image(1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,10 +26,11 @@ const (
 	// nearGap is the gap between written pages that is copied while the guest stands still: to map the layer in two
 	// places takes as long.
 	nearGap = 4 * PageSize
-	// cheapRun is how many pages are always copied to spare copies a mapping.
+	// cheapRun is how many pages are copied to spare one copy a mapping: that takes about as long.
 	cheapRun = 8
-	// More are copied, up to dearRun for each mapping, if RAM then consists of no more than fewRuns runs, or else moreRuns,
-	// and if all of that is no more than moreBytes and manyTimes what was written.
+	// Where RAM would consist of more than fewRuns runs, and there are to be several copies, more are copied until it does not, up to
+	// cheapRun for each mapping of each copy, dearRun at most, and no
+	// more than moreBytes and manyTimes what was written; unless there would be more than moreRuns all the same.
 	fewRuns   = 96
 	moreRuns  = 256
 	dearRun   = 64

@@ -157,7 +157,7 @@ func TestBranchWithoutRoom(t *testing.T) {
 	}
 	// What lies between cannot be read.
 	child.split.below.extents = []Extent{{Size: 4 * mib, Layer: &Layer{file: closed, size: 4 * mib}}}
-	image, err := child.Image()
+	image, err := child.Image(1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestBranchWithoutRoom(t *testing.T) {
 	}
 	file := child.split.layer.file
 	child.split.layer.file = closed
-	if _, err := child.Image(); err == nil {
+	if _, err := child.Image(1); err == nil {
 		t.Error("a layer that cannot be sealed is no error")
 	}
 	child.split.layer.file = file
@@ -187,7 +187,7 @@ func TestBranchWithoutRoom(t *testing.T) {
 	if err := child.Split(p); err != nil { // finishes the one before
 		t.Fatal(err)
 	}
-	last, err := child.Image()
+	last, err := child.Image(1)
 	if err != nil {
 		t.Fatal(err)
 	}

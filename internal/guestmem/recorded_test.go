@@ -93,7 +93,7 @@ func TestRecordedGenerations(t *testing.T) {
 		}
 		step(1, func() error { return m.Split(p) })
 		now := total(m.split.written)
-		step(2, func() (err error) { next, err = m.Image(); return err })
+		step(2, func() (err error) { next, err = m.Image(dearRun / cheapRun); return err })
 		top := uint64(allocated(t, next.Layers()[len(next.Layers())-1]))
 		n := len(runsOf(size, next.extents, nil))
 		if n > fewRuns || len(next.Layers()) > fewLayers+1 {

@@ -83,22 +83,23 @@ func takeIn(runs []run, price uint64) (spans []span, left int) {
 }
 
 // bridge adds to spans, which are to be laid over lower, runs between them and beside them, so that RAM of size bytes
-// consists of fewer.
-func bridge(size uint64, lower []Extent, spans []span, written uint64) []span {
+// consists of fewer, as far as that pays for so many copies.
+func bridge(size uint64, lower []Extent, spans []span, written uint64, copies int) []span {
 	runs := runsOf(size, lower, spans)
+	dear := min(cheapRun*max(copies, 1), dearRun)
 	most := total(spans) + manyTimes*written + moreBytes
-	for _, few := range []int{fewRuns, moreRuns} {
-		// With the price rises what is taken in, and what is spared.
-		pages := cheapRun + sort.Search(dearRun-cheapRun, func(n int) bool {
-			_, left := takeIn(runs, uint64(cheapRun+n)*PageSize)
-			return left <= few
-		})
-		wider, left := takeIn(runs, uint64(pages)*PageSize)
-		if pages == cheapRun || left <= few && total(wider) <= most {
-			return wider
-		}
+	// With the price rises what is taken in, and what is spared.
+	pages := cheapRun + sort.Search(dear-cheapRun, func(n int) bool {
+		wider, left := takeIn(runs, uint64(cheapRun+n)*PageSize)
+		return left <= fewRuns || total(wider) > most
+	})
+	wider, left := takeIn(runs, uint64(pages)*PageSize)
+	if total(wider) > most && pages > cheapRun {
+		wider, left = takeIn(runs, uint64(pages-1)*PageSize)
 	}
-	wider, _ := takeIn(runs, cheapRun*PageSize)
+	if left > moreRuns { // too little for so much
+		wider, _ = takeIn(runs, cheapRun*PageSize)
+	}
 	for price := uint64(2 * cheapRun * PageSize); countExtents(lower, wider) > MaxExtents; price *= 2 {
 		wider, _ = takeIn(runs, price)
 	}

@@ -95,7 +95,7 @@ func TestBridgeIsBounded(t *testing.T) {
 		t.Run(fmt.Sprintf("runs=%d,places=%d", test.runs, test.places), func(t *testing.T) {
 			written := scattered(r, size, test.runs, test.places)
 			bytes := total(written)
-			spans := bridge(size, base, written, bytes)
+			spans := bridge(size, base, written, bytes, dearRun/cheapRun)
 			if left := subtract(written, spans); len(left) > 0 {
 				t.Errorf("%v are missing", left)
 			}
@@ -108,6 +108,27 @@ func TestBridgeIsBounded(t *testing.T) {
 				t.Errorf("%d runs", n)
 			}
 		})
+	}
+}
+
+// TestBridgePaysForCopies: the more copies there are to be, the more is copied once, and the fewer mappings each has.
+func TestBridgePaysForCopies(t *testing.T) {
+	const size = 256 * mib
+	l := &Layer{size: size}
+	base := []Extent{l.Extent()}
+	written := scattered(rand.New(rand.NewPCG(5, 6)), size, 400, 120)
+	copied, runs := uint64(0), len(written)*3
+	for copies := range 20 {
+		spans := bridge(size, base, written, total(written), copies)
+		n := len(runsOf(size, base, spans))
+		if total(spans) < copied || n > runs {
+			t.Errorf("for %d copies: %d runs, %d bytes; for fewer %d and %d", copies, n, total(spans), runs, copied)
+		}
+		copied, runs = total(spans), n
+	}
+	once := bridge(size, base, written, total(written), 1)
+	if total(once) >= copied || len(runsOf(size, base, once)) <= runs {
+		t.Errorf("one copy has %d runs of %d bytes, each of many %d of %d", len(runsOf(size, base, once)), total(once), runs, copied)
 	}
 }
 
@@ -141,7 +162,7 @@ func TestRunsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		now := total(m.split.written)
-		next, err := m.Image()
+		next, err := m.Image(dearRun / cheapRun)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -94,7 +94,7 @@ func benchmarkBranchPause(b *testing.B, written int) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		image, err := mem.Image()
+		image, err := mem.Image(1)
 		if err == nil {
 			err = image.Close()
 		}

@@ -44,7 +44,7 @@ func (f *family) branch(t testing.TB, m *Machine) (*guestmem.Image, *State) {
 	if err := m.mem.Split(f.pagemap); err != nil {
 		t.Fatal(err)
 	}
-	image, err := m.mem.Image()
+	image, err := m.mem.Image(1)
 	if err != nil {
 		t.Fatal(err)
 	}
