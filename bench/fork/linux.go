@@ -38,10 +38,12 @@ type bench struct {
 	disk    *os.File
 	dir     string
 	ids     int
+	// expected is how many copies a branch is told to be for.
+	expected int
 }
 
-func linux(ctx context.Context, r *record, n int, sizes, depths []int) (err error) {
-	b := &bench{record: r}
+func linux(ctx context.Context, r *record, n, expected int, sizes, depths []int) (err error) {
+	b := &bench{record: r, expected: expected}
 	if b.program, err = cellbinary.Open(); err != nil {
 		return err
 	}
@@ -204,7 +206,7 @@ func (b *bench) generation(ctx context.Context, from *cell.Branch) (_ *cell.Bran
 		return nil, err
 	}
 	l := b.record.start(fmt.Sprintf("branch memory=%dMiB", from.MemoryMiB()))
-	branch, err := c.Branch(ctx)
+	branch, err := c.BranchFor(ctx, b.expected)
 	l.lap("branch")
 	return branch, err
 }
@@ -240,7 +242,7 @@ func (b *bench) template(ctx context.Context, size int) (_ *cell.Branch, err err
 		l := b.record.start(fmt.Sprintf("boot memory=%dMiB", size))
 		c, err := cell.Start(ctx, cell.Config{
 			ID: b.id(), Program: b.program, Kernel: b.guest.Image, Initramfs: b.guest.Initrd, Disks: []*os.File{b.disk},
-			Cmdline: agentsandbox.Cmdline(nil, agentproto.InitVsock), VCPUs: 1, MemoryMiB: size,
+			Cmdline: agentsandbox.Cmdline([]string{"tsc=nowatchdog"}, agentproto.InitVsock), VCPUs: 1, MemoryMiB: size,
 		})
 		if err != nil {
 			return nil, err
@@ -276,7 +278,7 @@ func (b *bench) grow(ctx context.Context, l *laps, c *cell.Cell, last bool) (*ce
 	if err := errors.Join(exec(ctx, agent, warmUp...), agent.Freeze(ctx)); err != nil {
 		return nil, err
 	}
-	return c.Branch(ctx)
+	return c.BranchFor(ctx, b.expected)
 }
 
 // withPrefetch is the same in a file, with a list of what a copy uses until its first program has ended.

@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -27,6 +28,7 @@ func main() {
 	n := flag.Int("n", 50, "number of copies of each kind")
 	memory := flag.String("memory", "256,4096", "memory of the guests in MiB")
 	depth := flag.String("depth", "1,50", "generations of copies that the measured copy is of, itself one")
+	expected := flag.Int("expected", 0, "of a Linux guest: how many copies branches are told to be for; else as many as there are of each kind")
 	flag.Parse()
 	sizes, err := numbers(*memory, 128)
 	depths, err2 := numbers(*depth, 1)
@@ -40,7 +42,7 @@ func main() {
 	if *guest == "micro" {
 		err = micro(ctx, r, *n, sizes, depths)
 	} else {
-		err = linux(ctx, r, *n, sizes, depths)
+		err = linux(ctx, r, *n, cmp.Or(*expected, *n), sizes, depths)
 	}
 	r.table(os.Stderr)
 	if err != nil {

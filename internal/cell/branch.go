@@ -89,15 +89,18 @@ func closeAll(files []*os.File) error {
 // stopped before, and told in each copy who they are before they go on: see vmm.Fork.
 //
 // When ctx ends first, the guest may be branched all the same, which it does not notice; nothing is kept of it.
-func (c *Cell) Branch(ctx context.Context) (*Branch, error) {
-	b, err := c.branch(ctx)
+func (c *Cell) Branch(ctx context.Context) (*Branch, error) { return c.BranchFor(ctx, 1) }
+
+// BranchFor is Branch where so many cells are to be started from it: see vmm.VM.BranchFor.
+func (c *Cell) BranchFor(ctx context.Context, copies int) (*Branch, error) {
+	b, err := c.branch(ctx, copies)
 	if err != nil {
 		return nil, fmt.Errorf("branch the guest: %w", err)
 	}
 	return b, nil
 }
 
-func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
+func (c *Cell) branch(ctx context.Context, copies int) (_ *Branch, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -118,7 +121,7 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 	// What the guest has written becomes a layer, which stays charged to the cell, and which the guest will write
 	// anew.
 	ram := int64(c.cfg.MemoryMiB) << 20
-	if err := c.allow(c.layered + c.lost + c.settling + ram); err != nil {
+	if err := c.allow(c.lost + c.settling + ram); err != nil {
 		_ = theirs.Close()
 		return nil, fmt.Errorf("make room for it: %w", err)
 	}
@@ -131,10 +134,10 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 		// have no limit in the end.
 		c.lost = ram
 		if ctx.Err() == nil { // else it may still be at it
-			_ = c.allow(c.layered + c.lost + c.settling)
+			_ = c.allow(c.lost + c.settling)
 		}
 	}()
-	_, err = c.call(ctx, message{Kind: kindBranch}, theirs)
+	_, err = c.call(ctx, message{Kind: kindBranch, Copies: copies}, theirs)
 	if err := errors.Join(err, theirs.Close()); err != nil {
 		return nil, err
 	}
@@ -151,7 +154,7 @@ func (c *Cell) branch(ctx context.Context) (_ *Branch, err error) {
 	if b.uses, err = c.charge(files[1:]); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	_ = c.allow(c.layered + c.settling) // when it fails, the cell may take more than it should, until the next time
+	_ = c.allow(c.settling) // when it fails, the cell may take more than it should, until the next time
 	return b, nil
 }
 

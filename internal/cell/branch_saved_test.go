@@ -85,8 +85,8 @@ func TestSavedBranch(t *testing.T) {
 	if err != nil {
 		t.Fatalf("branch of a restored cell: %v", err)
 	}
-	if child.layered > 64<<20 {
-		t.Errorf("it is charged for %d bytes of layers", child.layered)
+	if child.layered() > 64<<20 {
+		t.Errorf("it is charged for %d bytes of layers", child.layered())
 	}
 	second := save(t, b, touched)
 	direct := startFrom(t, b, "-2")

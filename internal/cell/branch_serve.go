@@ -27,8 +27,8 @@ func statOf(info os.FileInfo) (*syscall.Stat_t, error) {
 }
 
 // branch takes a snapshot of the guest and sends it to the owner.
-func (s *server) branch(to *stream) error {
-	snapshot, err := s.vm.Branch()
+func (s *server) branch(to *stream, copies int) error {
+	snapshot, err := s.vm.BranchFor(copies)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func sendBranch(to *stream, snapshot *vmm.Snapshot) error {
 }
 
 // buildCopy makes the virtual machine of a branch.
-func (s *server) buildCopy(boot *bootMessage, files []*os.File) (_ *vmm.VM, err error) {
+func (s *server) buildCopy(boot *bootMessage, files []*os.File) (*vmm.VM, error) {
 	stateFile, layers := files[0], files[1:1+boot.Layers]
 	s.disks = files[1+boot.Layers:]
 	cfg := vmm.ForkConfig{Shell: s.shell, Console: s.console, Pages: s.pages, Disks: s.disks}
@@ -101,11 +101,14 @@ func (s *server) buildCopy(boot *bootMessage, files []*os.File) (_ *vmm.VM, err 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	if boot.Network != nil {
 		cfg.Network = s.network(boot.Network)
 	}
-	return vmm.Fork(snapshot, cfg)
+	vm, err := vmm.Fork(snapshot, cfg)
+	if err = errors.Join(err, snapshot.Close()); err != nil && vm != nil {
+		err = errors.Join(err, vm.Close())
+	}
+	return vm, err
 }
 
 // readState reads the state of a branch, at most one byte more than one may have. It takes no more memory than that.

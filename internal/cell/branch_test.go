@@ -267,7 +267,7 @@ func TestBranchWithoutDescriptors(t *testing.T) {
 		if n > 20 {
 			t.Fatal("there is never room enough")
 		}
-		layered := c.layered
+		layered := c.layered()
 		more := testenv.FewFiles(t, n)
 		b, err := c.Branch(t.Context())
 		more()
@@ -285,8 +285,8 @@ func TestBranchWithoutDescriptors(t *testing.T) {
 		}
 		if strings.Contains(err.Error(), "receive") {
 			refused++
-			if c.layered != layered || c.lost != int64(c.cfg.MemoryMiB)<<20 {
-				t.Errorf("room for %d: layers of %d bytes, and %d more, are allowed for; %d before", n, c.layered, c.lost, layered)
+			if c.layered() != layered || c.lost != int64(c.cfg.MemoryMiB)<<20 {
+				t.Errorf("room for %d: layers of %d bytes, and %d more, are allowed for; %d before", n, c.layered(), c.lost, layered)
 			}
 		}
 	}

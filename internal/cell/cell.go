@@ -38,7 +38,7 @@ type Cell struct {
 	link    *link                 // nil until the process runs
 	flows   atomic.Pointer[flows] // nil without a network
 	share   int64                 // what it may have in a control group that it shares, without layers, in bytes
-	allowed int64                 // what it may have beyond what its process began with, in bytes; guarded by the process
+	allowed int64                 // what it may have beyond what its process began with, without layers, in bytes; guarded by the process
 
 	// What the process has said, for the goroutine that serves the link and for who comes after it.
 	said     *endMessage
@@ -47,7 +47,6 @@ type Cell struct {
 	branching sync.Mutex           // held while a branch is taken; guards what follows
 	given     map[fileID]*layerUse // layers of the branch that it was started from; nil after its end
 	own       map[fileID]*layerUse // layers that are charged to this cell, as far as the owner knows
-	layered   int64                // their bytes
 	lost      int64                // what is allowed for one that the owner does not know, in bytes
 	settling  int64                // what is allowed for layers that the last branch has left and the cell frees a moment later, in bytes
 

@@ -65,11 +65,12 @@ func settings(vcpus, memoryMiB, places int) []setting {
 	if places > 0 {
 		memory, vcpus = overheadMiB<<20, vcpus*places
 	}
-	// A vCPU weighs as much as a group does by default.
+	// A vCPU weighs as much as a group does by default. The kernel takes no larger numbers than these.
+	const mostShares, mostWeight = 256 << 10, 10_000
 	return []setting{
 		{"memory", "memory.limit_in_bytes", memoryMax, memory, memory, fmt.Sprintf("%d MiB", memory>>20)},
 		{"pids", "pids.max", "pids.max", int64(threads), int64(threads), fmt.Sprintf("%d tasks", threads)},
-		{"cpu", "cpu.shares", "cpu.weight", int64(1024 * vcpus), int64(100 * vcpus), fmt.Sprintf("CPU weight of %d", vcpus)},
+		{"cpu", "cpu.shares", "cpu.weight", min(int64(1024*vcpus), mostShares), min(int64(100*vcpus), mostWeight), fmt.Sprintf("CPU weight of %d", vcpus)},
 	}
 }
 

@@ -3,7 +3,6 @@ package cell
 import (
 	"fmt"
 	"os"
-	"slices"
 	"sync/atomic"
 )
 
@@ -88,63 +87,88 @@ func (c *Cell) charge(layers []*os.File) ([]*layerUse, error) {
 		}
 		uses = append(uses, use)
 	}
-	var left int64
 	for id, use := range c.own {
 		if use.users.Load() > 0 { // what nobody has any more, nobody can get again
 			own[id] = use
-		} else if own[id] == nil {
-			left += use.size
 		}
 	}
-	c.own, c.layered, c.lost = own, 0, 0
+	c.own, c.lost = own, 0
 	// The cell frees them when its guest goes on, which writes meanwhile, or has some mapped until the next branch
 	// (guestmem.Memory.Settle). It was charged for them until now: a cell that only says that it has left them gets nothing new,
 	// and has it for one branch.
-	c.settling = left
-	for _, use := range own {
-		c.layered += use.size
-	}
+	c.settling = c.process.charge(c, own)
 	for _, use := range uses {
 		use.hold()
 	}
 	return uses, nil
 }
 
-// allow changes what the cell may have in its process's control group to what it has without layers and so many bytes more.
+// layerCharge says who is charged for a layer: a cell, or, with nil, the process, in which the one that wrote it has ended.
+type layerCharge struct {
+	by  *Cell
+	use *layerUse
+}
+
+// charge has a cell be charged for these layers and no others, and returns how many bytes it was charged for until now. A layer
+// counts once in a process, however many of its cells say that they have written it.
+func (p *process) charge(c *Cell, own map[fileID]*layerUse) (left int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, was := range p.charges {
+		if was.by == c && own[id] == nil {
+			left += was.use.size
+			delete(p.charges, id)
+		}
+	}
+	if p.charges == nil {
+		p.charges = map[fileID]layerCharge{}
+	}
+	for id, use := range own {
+		p.charges[id] = layerCharge{c, use}
+	}
+	return left
+}
+
+// allow changes what the cell may have in its process's control group, beside the layers that it is charged for, to what it may
+// always have and so many bytes more.
 func (c *Cell) allow(more int64) error { return c.process.allow(c, c.share+more) }
 
-// allow changes what a cell may have in the control group to so many bytes. The limit is that of all cells, and what those that have
-// ended have left there.
+// allow changes what a cell may have in the control group beside layers to so many bytes. The limit is that of all cells, and the
+// layers that they are charged for, and those that ended cells have left there.
 func (p *process) allow(c *Cell, bytes int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	total := p.allowed - c.allowed + bytes
-	var left int64
-	p.left = slices.DeleteFunc(p.left, func(u *layerUse) bool {
-		if u.users.Load() == 0 {
-			return true
-		}
-		left += u.size
-		return false
-	})
-	if err := p.group.allow(total + left); err != nil {
+	if err := p.limit(total); err != nil {
 		return err
 	}
 	p.allowed, c.allowed = total, bytes
 	return nil
 }
 
-// forget takes back what a cell that has ended may have, but for its layers that others have. The limit follows when the next
-// one is allowed something: the kernel may still be freeing what it had.
+// limit has the group bound so many bytes and the layers. The caller holds p.mu.
+func (p *process) limit(bytes int64) error {
+	for id, layer := range p.charges {
+		if layer.by == nil && layer.use.users.Load() == 0 {
+			delete(p.charges, id)
+			continue
+		}
+		bytes += layer.use.size
+	}
+	return p.group.allow(bytes)
+}
+
+// forget takes back what a cell that has ended may have, but for its layers that others have.
 func (p *process) forget(c *Cell) {
-	c.branching.Lock()
-	defer c.branching.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.allowed, c.allowed = p.allowed-c.allowed, 0
-	for _, use := range c.own {
-		if use.users.Load() > 0 {
-			p.left = append(p.left, use)
+	for id, layer := range p.charges {
+		if layer.by == c {
+			p.charges[id] = layerCharge{nil, layer.use}
 		}
+	}
+	if p.users > 0 {
+		_ = p.limit(p.allowed) // when it fails, the others may take more than they should, until the next time
 	}
 }

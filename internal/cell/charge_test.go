@@ -192,3 +192,38 @@ func TestFreedLayersAreTakenBack(t *testing.T) {
 		t.Errorf("a closed cell takes layers: %v", err)
 	}
 }
+
+// layered is how many bytes of layers the cell is charged for.
+func (c *Cell) layered() (bytes int64) {
+	c.process.mu.Lock()
+	defer c.process.mu.Unlock()
+	for _, layer := range c.process.charges {
+		if layer.by == c {
+			bytes += layer.use.size
+		}
+	}
+	return bytes
+}
+
+// A layer is charged for once, whoever of a process says that it is his, and for as long as somebody has it.
+func TestLayerOfSeveralCells(t *testing.T) {
+	a, b := newCharged(t), newCharged(t)
+	b.process, b.file = a.process, a.file
+	a.process.users = 2
+	layer := sealedLayer(t, 4)
+	first := a.must(layer)
+	a.allows("one", 4<<12)
+	second := b.must(layer)
+	a.allows("the same one of another cell", 4<<12)
+	a.process.forget(a.Cell)
+	a.allows("the first has ended", 4<<12)
+	third := b.must(layer)
+	a.allows("the other goes on", 4<<12)
+	mustClose(t, first)
+	mustClose(t, second)
+	b.process.forget(b.Cell)
+	a.allows("a branch is left", 4<<12)
+	mustClose(t, third)
+	b.process.forget(b.Cell)
+	a.allows("nothing is left", 0)
+}

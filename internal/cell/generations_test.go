@@ -54,7 +54,7 @@ func TestGenerations(t *testing.T) {
 				mustClose(t, b)
 				time.Sleep(60 * time.Millisecond) // what is left is freed
 				usage := memoryFigure(t, c, "memory.usage_in_bytes", "memory.current")
-				if room := c.layered + c.settling + memoryMiB<<20 + 16<<20; usage > room {
+				if room := c.layered() + c.settling + memoryMiB<<20 + 16<<20; usage > room {
 					t.Errorf("generation %d: it uses %d MiB, where %d are counted", generation, usage>>20, room>>20)
 				}
 				if err := c.Resume(t.Context()); err != nil {

@@ -72,7 +72,7 @@ func live() error {
 		if err := server.send(message{Kind: kindReply, ID: id}); err != nil {
 			return err
 		}
-		return server.admitCells(device)
+		return server.admitCells(device, how.Places)
 	}
 	// What is of no guest yet.
 	server.shell, err = vmm.NewShell(device, how.VCPUs)
@@ -179,7 +179,9 @@ func (s *server) boot() (started bool, err error) {
 // build makes the virtual machine of the files that came for it, and closes what is not needed any more.
 func (s *server) build(boot *bootMessage, files []*os.File) (_ *vmm.VM, err error) {
 	if s.shell == nil {
-		if s.shell, err = vmm.NewShell(s.device, s.vcpus); err != nil {
+		s.shell, err = vmm.NewShell(s.device, s.vcpus)
+		_ = s.device.Close()
+		if err != nil {
 			return nil, errors.Join(err, closeAll(files))
 		}
 	}

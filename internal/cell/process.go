@@ -41,11 +41,12 @@ type process struct {
 	ended            chan struct{} // closed when it has been waited for
 
 	mu      sync.Mutex
-	closed  bool        // it gets no more cells
-	taken   int         // places
-	users   int         // cells, and a Shared that is not closed
-	left    []*layerUse // layers of cells that have ended, which others have: they stay charged to the group
-	allowed int64       // what the cells are allowed in the group, in bytes
+	closed  bool                   // it gets no more cells
+	taken   int                    // places
+	users   int                    // cells, and a Shared that is not closed
+	cause   error                  // why it was killed, or was about to be, where that was not the end of all use
+	charges map[fileID]layerCharge // layers that are charged to the group
+	allowed int64                  // what the cells are allowed in the group beside them, in bytes
 }
 
 func newProcess(cfg SpareConfig, places int, try trial) *process {
@@ -146,6 +147,16 @@ func (p *process) kill() error {
 	return nil
 }
 
+// condemn ends the process for what it has done, or not done. The first cause is the one that counts.
+func (p *process) condemn(cause error) {
+	p.mu.Lock()
+	if p.cause == nil {
+		p.cause = cause
+	}
+	p.mu.Unlock()
+	_ = p.kill()
+}
+
 // reap returns when the process has ended and all that it wrote has been read. It is called when the end is near: it takes a
 // thread.
 func (p *process) reap() {
@@ -191,10 +202,14 @@ func (p *process) free() error {
 
 // how says how a process has ended.
 func (p *process) how() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
 	case ok && status.Signaled() && status.Signal() == syscall.SIGSYS:
 		return "killed for a system call that its filter does not allow"
+	case p.cause != nil:
+		return p.cause.Error()
 	case p.err != nil:
 		return p.err.Error()
 	}

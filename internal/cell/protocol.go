@@ -84,6 +84,7 @@ type message struct {
 	Boot    *bootMessage    `json:"boot,omitempty"`
 	Layers  Confinement     `json:"layers,omitempty"`
 	Port    uint32          `json:"port,omitempty"`
+	Copies  int             `json:"copies,omitempty"` // that a branch is for
 	Flow    *flowMessage    `json:"flow,omitempty"`
 	Name    string          `json:"name,omitempty"`
 	Addrs   []netip.Addr    `json:"addrs,omitempty"`

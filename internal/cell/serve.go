@@ -56,6 +56,7 @@ type order struct {
 	id     uint64
 	kind   kind
 	file   *stream // of a branch
+	copies int     // that the branch is for
 	memory *memoryMessage
 }
 
@@ -107,6 +108,9 @@ func (s *server) serve() (*endMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
 	drained := make(chan struct{})
 	go func() {
 		s.streams.Wait()
@@ -211,11 +215,16 @@ func (s *server) accept(m message, file *stream) error {
 		if file == nil {
 			return s.refuse(m.ID, errNoSocket)
 		}
-		ctx, cancel := context.WithCancel(context.Background())
 		s.mu.Lock()
+		if s.over {
+			s.mu.Unlock()
+			_ = file.Close()
+			return s.refuse(m.ID, vmm.ErrEnded)
+		}
+		defer s.mu.Unlock()
+		ctx, cancel := context.WithCancel(context.Background())
 		s.dials[m.ID] = cancel
-		s.mu.Unlock()
-		s.streams.Go(func() { s.dial(ctx, m, file) })
+		s.streams.Go(func() { s.dial(ctx, m, file) }) // not when it is over: somebody waits for them then
 	case kindCancel:
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -232,7 +241,7 @@ func (s *server) accept(m message, file *stream) error {
 		if file == nil {
 			return s.refuse(m.ID, errNoSocket)
 		}
-		return s.order(order{id: m.ID, kind: m.Kind, file: file})
+		return s.order(order{id: m.ID, kind: m.Kind, file: file, copies: m.Copies})
 	case kindAnswer:
 		s.mu.Lock()
 		waiting := s.upcalls[m.ID]
@@ -302,7 +311,7 @@ func (s *server) obey() {
 		case kindResume:
 			s.vm.Resume()
 		case kindBranch:
-			err = errors.Join(s.branch(o.file), o.file.Close())
+			err = errors.Join(s.branch(o.file, o.copies), o.file.Close())
 		case kindGiveBack:
 			given, err = s.vm.GiveBack()
 		case kindTouched:

@@ -49,7 +49,9 @@ func Share(ctx context.Context, cfg SharedConfig) (*Shared, error) {
 	s := &Shared{p}
 	err := p.begin(ctx, nil, handle, func() {
 		go func() {
-			_ = p.link.serve()
+			if err := p.link.serve(); err != nil {
+				p.condemn(err)
+			}
 			_ = p.kill()
 			p.reap()
 		}()
@@ -122,6 +124,8 @@ func (p *process) enter() error {
 
 // admit has the process serve the cell, over a link of its own.
 func (c *Cell) admit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildPatience, fmt.Errorf("it has not taken the guest in %v", buildPatience))
+	defer cancel()
 	ours, theirs, err := packetPair()
 	if err != nil {
 		return err
@@ -159,26 +163,31 @@ const consolePatience = time.Second
 func (c *Cell) awaitGone(broken error) {
 	switch {
 	case broken != nil:
-		_ = c.process.kill()
+		c.process.condemn(fmt.Errorf("guest %s: %w", c.cfg.ID, broken))
 		<-c.process.ended
 	case c.said == nil:
 		select {
 		case <-c.closed:
 		case <-c.process.ended:
 		case <-time.After(exitPatience): // it has lost a guest, and says nothing
-			_ = c.process.kill()
+			c.process.condemn(fmt.Errorf("it has lost guest %s, and has not said why", c.cfg.ID))
 			<-c.process.ended
 		}
 	}
 	_ = c.output.SetReadDeadline(time.Now().Add(consolePatience))
-	<-c.read
+	select {
+	case <-c.read:
+	case <-time.After(2 * consolePatience): // whoever gets it, holds it up
+	}
 	_ = c.output.Close()
 }
 
 // leaveOthers ends the cell and leaves the process to others.
 func (c *Cell) leaveOthers() error {
 	c.link.hangUp()
-	patience := time.AfterFunc(leavePatience, func() { _ = c.process.kill() })
+	patience := time.AfterFunc(leavePatience, func() {
+		c.process.condemn(fmt.Errorf("it has not let go of guest %s for %v", c.cfg.ID, leavePatience))
+	})
 	<-c.done
 	patience.Stop()
 	return c.link.close()

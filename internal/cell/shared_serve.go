@@ -14,9 +14,9 @@ import (
 // admitFiles is how many files come with admit: the cell's link, and its console's pipe.
 const admitFiles = 2
 
-// admitCells serves cells that share the process, each over a link of its own, until the owner ends.
-func (s *server) admitCells(device *os.File) error {
-	s.device = device
+// admitCells serves cells that share the process, each over a link of its own, until the owner ends. KVM's device is open for as
+// long as there are places.
+func (s *server) admitCells(device *os.File, places int) error {
 	rights := make([]byte, unix.CmsgSpace(4*admitFiles))
 	for {
 		m, fds, err := s.receive(rights)
@@ -28,14 +28,17 @@ func (s *server) admitCells(device *os.File) error {
 		case m.Kind != kindAdmit:
 			return fmt.Errorf("the owner sends a %q message in place of admit", m.Kind)
 		}
-		if err := s.send(message{Kind: kindReply, ID: m.ID, Failure: fail(s.admit(fds))}); err != nil {
+		if err := s.send(message{Kind: kindReply, ID: m.ID, Failure: fail(s.admit(fds, device))}); err != nil {
 			return err
+		}
+		if places--; places == 0 {
+			_ = device.Close() // each cell has its own, until it has its virtual machine
 		}
 	}
 }
 
 // admit begins to serve a cell, and takes over its files.
-func (s *server) admit(fds []int) error {
+func (s *server) admit(fds []int, device *os.File) error {
 	if len(fds) != admitFiles {
 		errs := []error{errNoSocket}
 		for _, fd := range fds {
@@ -48,11 +51,14 @@ func (s *server) admit(fds []int) error {
 	if err != nil {
 		return errors.Join(err, unix.Close(fds[0]), console.Close())
 	}
-	pages, err := unix.FcntlInt(s.pages.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	pages, err := duplicate(s.pages)
 	if err != nil {
-		return errors.Join(fmt.Errorf("duplicate the page map: %w", err), c.link.Close(), console.Close())
+		return errors.Join(err, c.link.Close(), console.Close())
 	}
-	c.pages, c.console, c.device = os.NewFile(uintptr(pages), pagesPath), console, s.device
+	if c.device, err = duplicate(device); err != nil {
+		return errors.Join(err, c.link.Close(), console.Close(), pages.Close())
+	}
+	c.pages, c.console = pages, console
 	c.vcpus, c.memoryMiB = s.vcpus, s.memoryMiB
 	go func() {
 		if err := c.occupy(); err != nil {
@@ -60,6 +66,14 @@ func (s *server) admit(fds []int) error {
 		}
 	}()
 	return nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // occupy serves a cell until it, or its owner, ends, and frees all that it has in the process.
@@ -78,6 +92,7 @@ func (s *server) vacate(end *endMessage) error {
 	s.over = true
 	s.mu.Unlock()
 	s.obeying.Wait()
+	_ = s.device.Close() // unless build has
 	var errs []error
 	if s.vm != nil {
 		errs = append(errs, s.vm.Close())

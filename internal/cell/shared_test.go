@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/aethervm/aether/internal/kvm"
 	"github.com/aethervm/aether/internal/microguest"
 	"github.com/aethervm/aether/vmm"
 )
@@ -381,5 +382,64 @@ func TestSharedFewDescriptors(t *testing.T) {
 	}
 	if !made {
 		t.Error("no number of descriptors was enough")
+	}
+}
+
+// What a cell of a process could have is taken back when it has ended.
+func TestSharedLimitAfterClose(t *testing.T) {
+	s := shareProcess(t, 3)
+	empty := memoryLimit(t, s.process)
+	kernel := guestFile(t, chatter())
+	var cells []*Cell
+	for i := range 3 {
+		cells = append(cells, startShared(t, s, fmt.Sprint(i), Config{Kernel: kernel}))
+	}
+	if err := errors.Join(s.Close(), cells[1].Close(), cells[2].Close()); err != nil {
+		t.Error(err)
+	}
+	if got, want := memoryLimit(t, s.process)-empty, share(64); got != want {
+		t.Errorf("one cell of three is left, and may have %d bytes, not %d", got, want)
+	}
+}
+
+// A process that is ended for what it says of one guest says so of all.
+func TestSharedBroken(t *testing.T) {
+	s := shareProcess(t, 2)
+	kernel := guestFile(t, chatter())
+	breaks, other := startShared(t, s, "breaks", Config{Kernel: kernel}), startShared(t, s, "other", Config{Kernel: kernel})
+	if err := breaks.link.send(message{Kind: kindSent, ID: 77}); err != nil { // the owner does not wait for the reply
+		t.Fatal(err)
+	}
+	for _, c := range []*Cell{breaks, other} {
+		if e := waitEnd(t, c); e.Reason != ReasonProcess || !strings.Contains(e.Detail, "reply to request 77") {
+			t.Errorf("%s has ended with %v", c.ID(), e)
+		}
+	}
+}
+
+// A process whose places are taken cannot make more virtual machines than it has.
+func TestSharedDevice(t *testing.T) {
+	s := shareProcess(t, 2)
+	open := func() (n int) {
+		dir := fmt.Sprintf("/proc/%d/fd/", s.PID())
+		files, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if name, err := os.Readlink(dir + f.Name()); err == nil && name == kvm.Device {
+				n++
+			}
+		}
+		return n
+	}
+	kernel := guestFile(t, chatter())
+	startShared(t, s, "first", Config{Kernel: kernel})
+	if n := open(); n != 1 {
+		t.Errorf("with a place left, it has the device %d times", n)
+	}
+	startShared(t, s, "second", Config{Kernel: kernel})
+	if n := open(); n != 0 {
+		t.Errorf("without, it has the device %d times", n)
 	}
 }

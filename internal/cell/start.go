@@ -222,7 +222,9 @@ func (c *Cell) handle(m message) error {
 		}
 		c.said = m.End
 		// It is about to let go, when it has passed on what the guest sent last.
-		c.patience = time.AfterFunc(c.process.patience(), func() { _ = c.process.kill() })
+		c.patience = time.AfterFunc(c.process.patience(), func() {
+			c.process.condemn(fmt.Errorf("it has not let go of guest %s, which has ended, for %v", c.cfg.ID, c.process.patience()))
+		})
 		return nil
 	case kindFlow, kindResolve, kindDenied:
 		flows := c.flows.Load()
@@ -239,7 +241,10 @@ func (c *Cell) handle(m message) error {
 func (c *Cell) watch() {
 	broken := c.link.serve()
 	if c.process.places == 0 {
-		if c.said == nil {
+		switch {
+		case broken != nil:
+			c.process.condemn(broken)
+		case c.said == nil:
 			_ = c.process.kill()
 		}
 		c.process.reap()

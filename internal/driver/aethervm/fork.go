@@ -37,7 +37,7 @@ func (s *Sandbox) Fork(ctx context.Context, n int) ([]sandbox.Sandbox, error) {
 	}
 	var copies []sandbox.Sandbox
 	err := s.Operate(ctx, op, func(ctx context.Context) error {
-		b, err := s.branch(ctx, op)
+		b, err := s.branch(ctx, op, n)
 		if err != nil {
 			return err
 		}
@@ -50,9 +50,9 @@ func (s *Sandbox) Fork(ctx context.Context, n int) ([]sandbox.Sandbox, error) {
 	return copies, nil
 }
 
-// branch takes what the machine is while its programs stand still. They go on whatever comes, also when ctx has
+// branch takes what the machine is, for so many copies, while its programs stand still. They go on whatever comes, also when ctx has
 // ended.
-func (s *Sandbox) branch(ctx context.Context, op string) (_ *cell.Branch, err error) {
+func (s *Sandbox) branch(ctx context.Context, op string, copies int) (_ *cell.Branch, err error) {
 	s.state.Lock()
 	defer s.state.Unlock()
 	if s.paused {
@@ -69,7 +69,7 @@ func (s *Sandbox) branch(ctx context.Context, op string) (_ *cell.Branch, err er
 	defer cancel()
 	var b *cell.Branch
 	if err = s.Client.Freeze(whole); err == nil {
-		b, err = s.machine.cell.Branch(ctx)
+		b, err = s.machine.cell.BranchFor(ctx, copies)
 	}
 	// Whatever the branch has taken.
 	late, cancelLate := context.WithTimeout(context.WithoutCancel(ctx), freezePatience)

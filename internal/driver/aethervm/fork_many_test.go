@@ -109,7 +109,7 @@ func TestForkMany(t *testing.T) {
 	}
 	n := forks(t)
 	begin := time.Now()
-	taken, err := original.branch(ctx, "fork")
+	taken, err := original.branch(ctx, "fork", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

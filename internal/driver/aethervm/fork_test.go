@@ -111,7 +111,7 @@ func BenchmarkFork(b *testing.B) {
 			parts[i] += now.Sub(begin)
 			begin = now
 		}
-		branch, err := original.branch(ctx, "fork")
+		branch, err := original.branch(ctx, "fork", 1)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -20,7 +20,7 @@ func (s *Sandbox) Snapshot(ctx context.Context, dir string) (snap sandbox.Snapsh
 		return snap, err
 	}
 	err = s.Operate(ctx, op, func(ctx context.Context) error {
-		b, err := s.branch(ctx, op)
+		b, err := s.branch(ctx, op, 1)
 		if err != nil {
 			return err
 		}

@@ -70,7 +70,7 @@ func (d *Driver) fillTemplate(ctx context.Context, op string, spec sandbox.Templ
 		}
 	}
 	tell.stage(sandbox.TemplateFreeze)
-	b, err := s.branch(ctx, op)
+	b, err := s.branch(ctx, op, 1)
 	if err != nil {
 		return t, err
 	}
