@@ -28,7 +28,7 @@ func main() {
 	n := flag.Int("n", 50, "number of copies of each kind")
 	memory := flag.String("memory", "256,4096", "memory of the guests in MiB")
 	depth := flag.String("depth", "1,50", "generations of copies that the measured copy is of, itself one")
-	expected := flag.Int("expected", 0, "of a Linux guest: how many copies branches are told to be for; else as many as there are of each kind")
+	expected := flag.Int("expected", 0, "of a Linux guest: how many copies branches are told to be for; else twice as many as there are of each kind, since there are two kinds at least")
 	flag.Parse()
 	sizes, err := numbers(*memory, 128)
 	depths, err2 := numbers(*depth, 1)
@@ -42,7 +42,7 @@ func main() {
 	if *guest == "micro" {
 		err = micro(ctx, r, *n, sizes, depths)
 	} else {
-		err = linux(ctx, r, *n, cmp.Or(*expected, *n), sizes, depths)
+		err = linux(ctx, r, *n, cmp.Or(*expected, 2**n), sizes, depths)
 	}
 	r.table(os.Stderr)
 	if err != nil {
