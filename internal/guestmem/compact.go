@@ -31,9 +31,9 @@ const (
 	// Where RAM would consist of more than fewRuns runs, and there are to be several copies, more are copied until it does not, up to
 	// cheapRun for each mapping of each copy, dearRun at most, and no
 	// more than moreBytes and manyTimes what was written; unless there would be more than moreRuns all the same.
-	fewRuns   = 80
+	fewRuns   = 64
 	moreRuns  = 256
-	dearRun   = 96
+	dearRun   = 128
 	manyTimes = 8
 	moreBytes = 256 << 10
 
