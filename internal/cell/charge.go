@@ -124,7 +124,9 @@ func (p *process) charge(c *Cell, own map[fileID]*layerUse) (left int64) {
 		p.charges = map[fileID]layerCharge{}
 	}
 	for id, use := range own {
-		p.charges[id] = layerCharge{c, use}
+		if was, charged := p.charges[id]; !charged || was.by == nil { // else the first one's, whoever says what
+			p.charges[id] = layerCharge{c, use}
+		}
 	}
 	return left
 }

@@ -227,3 +227,16 @@ func TestLayerOfSeveralCells(t *testing.T) {
 	b.process.forget(b.Cell)
 	a.allows("nothing is left", 0)
 }
+
+// One that also says that a layer is its own ends first: the other has it and is charged for it.
+func TestLayerOfTwoCells(t *testing.T) {
+	a, b := newCharged(t), newCharged(t)
+	b.process, b.file = a.process, a.file
+	a.process.users = 2
+	layer := sealedLayer(t, 4)
+	first := a.must(layer)
+	mustClose(t, b.must(layer))
+	b.process.forget(b.Cell)
+	a.allows("the other has ended", 4<<12)
+	mustClose(t, first)
+}

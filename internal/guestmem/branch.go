@@ -172,10 +172,7 @@ func (m *Memory) finish(copies int) error {
 // stale returns where the image has what the memory has mapped from layers that are no longer the image's: those take memory
 // until it is mapped from the image's own.
 func (m *Memory) stale() []Extent {
-	current := map[*Layer]bool{}
-	for _, r := range m.image.refs {
-		current[r.Layer] = true
-	}
+	current := m.image.current()
 	var spans []span
 	for _, e := range m.mapped {
 		if !current[e.Layer] {

@@ -11,7 +11,8 @@ import (
 // was taken and let go, a flag that the processor has set once more. It returns how many bytes that are. Whoever writes to
 // such a page later pays for it once more, so it is for a guest that is to stand still for a while.
 //
-// Nobody may write to the memory meanwhile, as for Split, which may not run at the same time. When it fails, the rest stays what it is.
+// Nobody may write to the memory meanwhile, and neither Split nor Image may run at the same time. What is mapped from a layer that the
+// newest one has taken in stays what it is until the next Split; when it fails, the rest does.
 func (m *Memory) GiveBack(p *Pagemap) (given uint64, err error) {
 	fail := func(err error) (uint64, error) { return given, fmt.Errorf("give back guest memory: %w", err) }
 	if err := m.Acquire(); err != nil {
@@ -25,8 +26,12 @@ func (m *Memory) GiveBack(p *Pagemap) (given uint64, err error) {
 	if err != nil {
 		return fail(err)
 	}
+	current := m.image.current()
 	buf := make([]byte, 64<<10)
 	for _, e := range within(m.mapped, written) {
+		if !current[e.Layer] { // it is mapped still, but its file may be closed
+			continue
+		}
 		for off := uint64(0); off < e.Size; off += uint64(len(buf)) {
 			n, err := m.giveSame(e.cut(off, min(uint64(len(buf)), e.Size-off)), buf)
 			if given += n; err != nil {

@@ -48,6 +48,40 @@ func TestGiveBack(t *testing.T) {
 	}
 }
 
+// Small layers are taken in by newer ones, and closed, while the memory is mapped from them: what it has there stays its own until the next
+// Split.
+func TestGiveBackOfOldLayers(t *testing.T) {
+	p := pagemap(t)
+	m := newMemory(t, 64*mib)
+	for generation := range uint64(10) {
+		page := func(of, n uint64) uint64 { return (of*1000 + n*40) * PageSize }
+		for n := range uint64(20) {
+			write(t, m, page(generation, n), string(rune('a'+generation)))
+		}
+		if err := branch(t, m, p).Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Settle(); err != nil {
+			t.Fatal(err)
+		}
+		for of := range generation + 1 {
+			for n := range uint64(20) {
+				write(t, m, page(of, n), "x")
+				write(t, m, page(of, n), string(rune('a'+of)))
+			}
+		}
+		given, err := m.GiveBack(p)
+		if err != nil || given < 20*PageSize {
+			t.Errorf("generation %d: it has given back %d bytes, %v", generation, given, err)
+		}
+		for of := range generation + 1 {
+			for n := range uint64(20) {
+				wantAt(t, m, page(of, n), string(rune('a'+of)))
+			}
+		}
+	}
+}
+
 func TestGiveBackClosed(t *testing.T) {
 	m := newMemory(t, 64*mib)
 	if err := m.Close(); err != nil {

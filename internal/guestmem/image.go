@@ -97,6 +97,15 @@ func (i *Image) Layers() []*Layer {
 	return layers
 }
 
+// current tells of a layer whether it is the image's, which has its file open.
+func (i *Image) current() map[*Layer]bool {
+	current := make(map[*Layer]bool, len(i.refs))
+	for _, r := range i.refs {
+		current[r.Layer] = true
+	}
+	return current
+}
+
 // Fork makes RAM with the image's content. Its cost does not depend on the size of RAM, but on the
 // number of extents, which Memory.Image bounds.
 func (i *Image) Fork(opt Options) (*Memory, error) {

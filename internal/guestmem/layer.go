@@ -72,7 +72,8 @@ func (l *Layer) Extent() Extent { return Extent{Size: l.size, Layer: l} }
 func (l *Layer) ReadAt(p []byte, off int64) (int, error) { return l.file.ReadAt(p, off) }
 
 // view is a layer's content, for the kernel to copy from: in place of reading it, which would copy it once more. A page
-// that the file does not have any more, or that cannot be read, is an error of that copy.
+// that the file does not have any more, or that cannot be read, is an error of that copy. A hole of a memfd gets memory when it is
+// read so, which only the layer of a memory of New has where an extent is.
 type view struct{ mem []byte }
 
 func (l *Layer) view() (v *view, err error) {

@@ -86,7 +86,7 @@ func takeIn(runs []run, price uint64) (spans []span, left int) {
 // consists of fewer, as far as that pays for so many copies.
 func bridge(size uint64, lower []Extent, spans []span, written uint64, copies int) []span {
 	runs := runsOf(size, lower, spans)
-	dear := min(cheapRun*max(copies, 1), dearRun)
+	dear := cheapRun * min(max(copies, 1), dearRun/cheapRun)
 	most := total(spans) + manyTimes*written + moreBytes
 	// With the price rises what is taken in, and what is spared.
 	pages := cheapRun + sort.Search(dear-cheapRun, func(n int) bool {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -137,16 +138,25 @@ func (g *group) kill() {
 
 const unpopulated = "populated 0"
 
-// empty tells whether no process is left in the group.
-func (g *group) empty() bool {
+// fresh tells whether the group is as a new one: with no process, not stopped, and without groups below it, beside which the
+// kernel lets no process be. A program that mounts control groups for itself can do both.
+func (g *group) fresh() bool {
 	events, err := readAt(g.dir, "cgroup.events")
-	return err == nil && strings.Contains(events, unpopulated)
+	if err != nil || !strings.Contains(events, unpopulated) || !strings.Contains(events, "frozen 0") {
+		return false
+	}
+	info, err := g.dir.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink == 2 // itself, and its name
 }
 
-// release gives the group up. An empty one is the next exec's, as to make and to remove one takes the kernel long, and
+// release gives the group up. One that is as new is the next exec's, as to make and to remove one takes the kernel long, and
 // memory: nobody but the agent puts a process there. Any other is removed now, or when the last of its processes has ended.
 func (g *group) release() {
-	if !g.empty() || !g.tree.keep(g) {
+	if !g.fresh() || !g.tree.keep(g) {
 		g.discard()
 	}
 }

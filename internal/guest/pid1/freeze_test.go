@@ -169,6 +169,40 @@ func TestSpareGroup(t *testing.T) {
 	}
 }
 
+// The group of a program that has stopped it, or has made one below it, is not used again.
+func TestGroupsOfPrograms(t *testing.T) {
+	m := testMachine(t)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for name, do := range map[string]func(dir *os.File) error{
+		"have stopped":            func(dir *os.File) error { return writeAt(dir, "cgroup.freeze", "1") },
+		"have made groups within": func(dir *os.File) error { return unix.Mkdirat(int(dir.Fd()), "below", 0o755) },
+	} {
+		raw, err := m.Start(serve.Program{Path: "/bin/sleep", Args: []string{"sleep", "60"}, Dir: "/", Stdio: [3]*os.File{null, null, null}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := raw.(*process)
+		dir, err := openDirAt(m.groups.all, p.group.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := do(dir); err != nil {
+			t.Fatal(err)
+		}
+		p.Kill()
+		finish(t, p)
+		if m.groups.spare != nil {
+			t.Errorf("one that programs %s is kept for the next", name)
+		}
+		_ = unix.Unlinkat(int(dir.Fd()), "below", unix.AT_REMOVEDIR)
+		_ = dir.Close()
+	}
+}
+
 func finish(t *testing.T, p serve.Process) {
 	select {
 	case <-p.Done():
