@@ -34,6 +34,19 @@ func shareProcess(t *testing.T, places int) *Shared {
 	return s
 }
 
+// branchOfChatter is a guest that says "on" for ever, and a branch of it.
+func branchOfChatter(t *testing.T) (*Cell, *Branch) {
+	t.Helper()
+	parent := startGuest(t, nil, chatter())
+	waitConsole(t, parent, "on")
+	b, err := parent.Branch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mustClose(t, b) })
+	return parent, b
+}
+
 // startShared starts a cell in a process that is shared.
 func startShared(t *testing.T, s *Shared, id string, cfg Config) *Cell {
 	t.Helper()
@@ -65,13 +78,7 @@ func saysMore(t *testing.T, c *Cell, said *safeBuffer) {
 
 // Cells that share a process are as others are, and end one by one.
 func TestShared(t *testing.T) {
-	parent := startGuest(t, nil, chatter())
-	waitConsole(t, parent, "on")
-	b, err := parent.Branch(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mustClose(t, b)
+	parent, b := branchOfChatter(t)
 	const n = 3
 	s := shareProcess(t, n)
 	cells, said := make([]*Cell, n), make([]safeBuffer, n)
@@ -191,13 +198,7 @@ func TestSharedEnds(t *testing.T) {
 
 // All places of the largest process, at once.
 func TestSharedFull(t *testing.T) {
-	parent := startGuest(t, nil, chatter())
-	waitConsole(t, parent, "on")
-	b, err := parent.Branch(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mustClose(t, b)
+	parent, b := branchOfChatter(t)
 	s := shareProcess(t, MaxPlaces)
 	cells := make([]*Cell, MaxPlaces)
 	var starts sync.WaitGroup
@@ -242,13 +243,7 @@ func TestSharedFull(t *testing.T) {
 
 // What a cell had in a process that goes on is freed: files, mappings, threads, memory.
 func TestSharedCycles(t *testing.T) {
-	parent := startGuest(t, nil, chatter())
-	waitConsole(t, parent, "on")
-	b, err := parent.Branch(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mustClose(t, b)
+	_, b := branchOfChatter(t)
 	s := shareProcess(t, MaxPlaces)
 	stays := startShared(t, s, "stays", Config{From: b})
 	cycle := func() {
