@@ -162,7 +162,7 @@ func realForks(t *testing.T, s *Session, box string, code func(id, code string) 
 	drawn := map[string]bool{}
 	for i, c := range fork.Children {
 		if c.Error != nil || !strings.Contains(c.Run.Stdout, "return 42") {
-			t.Errorf("child %d: %+v", i, c)
+			t.Errorf("child %d: %+v, %+v, %v", i, c, c.Run, c.Error)
 		}
 		if fork.Kind == sandbox.SnapshotFull {
 			if res := code(c.Sandbox.ID, "x"); res.Value != "'kept'" || res.Fresh || res.Lost != "" {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -59,9 +60,10 @@ func openCgroups() (*cgroups, error) {
 
 // group is the control group of one exec.
 type group struct {
-	tree *cgroups
-	name string
-	dir  *os.File
+	tree   *cgroups
+	name   string
+	dir    *os.File
+	killed atomic.Bool
 }
 
 // newGroup returns a group for an exec: the spare one, if there is one.
@@ -124,8 +126,10 @@ func (c *cgroups) remove(name string) error {
 // longer.
 const killPatience = 10 * time.Second
 
-// kill kills every process of the group and returns when none is left.
+// kill kills every process of the group and returns when none is left. No other program is to be started in it: kernels of Linux 6.1 and
+// 6.12 take one that is cloned into a group that was killed once for one that was cloned meanwhile, and kill it.
 func (g *group) kill() {
+	g.killed.Store(true)
 	if writeAt(g.dir, "cgroup.kill", "1") != nil {
 		return
 	}
@@ -138,9 +142,12 @@ func (g *group) kill() {
 
 const unpopulated = "populated 0"
 
-// fresh tells whether the group is as a new one: with no process, not stopped, and without groups below it, beside which the
+// fresh tells whether the group is as a new one: with no process, not killed, not stopped, and without groups below it, beside which the
 // kernel lets no process be. A program that mounts control groups for itself can do both.
 func (g *group) fresh() bool {
+	if g.killed.Load() {
+		return false
+	}
 	events, err := readAt(g.dir, "cgroup.events")
 	if err != nil || !strings.Contains(events, unpopulated) || !strings.Contains(events, "frozen 0") {
 		return false

@@ -146,6 +146,15 @@ func TestSpareGroup(t *testing.T) {
 	if a, b := groupOf("true"), groupOf("true"); a != first || b != first {
 		t.Errorf("programs ran in the groups %s and %s, not in the empty one, %s", a, b, first)
 	}
+	if name := groupOf("kill -9 $$"); name != first {
+		t.Errorf("a program ran in the group %s", name)
+	}
+	if m.groups.spare != nil {
+		t.Error("the group of a program that was killed is to be used again")
+	}
+	if first = groupOf("true"); m.groups.spare == nil || m.groups.spare.name != first {
+		t.Error("the group of a program that has ended by itself is not kept")
+	}
 	if name := groupOf("sleep 60 >/dev/null 2>&1 &"); name != first {
 		t.Errorf("a program ran in the group %s", name)
 	}

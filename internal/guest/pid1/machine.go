@@ -100,7 +100,19 @@ func (p *process) Status() (code, signal int) {
 
 func (p *process) Kill() { p.group.kill() }
 
-func (p *process) Release() { p.group.release() }
+// Release keeps the group for the next program only if this one has ended by itself. One that was killed may have killed the group: see
+// group.kill.
+func (p *process) Release() {
+	select {
+	case <-p.done:
+		if !p.status.Signaled() {
+			p.group.release()
+			return
+		}
+	default:
+	}
+	p.group.discard()
+}
 
 // Configure makes the machine the one that the host wants it to be.
 func (m *machine) Configure(c agentproto.Config) error {
