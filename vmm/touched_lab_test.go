@@ -29,7 +29,7 @@ func TestTouchedByCopy(t *testing.T) {
 	defer cancel()
 	_, disk := guestFiles(t)
 	parent, client := bootGuest(t, func(c *vmm.Config) {
-		c.MemoryMiB, c.Cmdline = touchedMiB, agentsandbox.Cmdline([]string{"tsc=nowatchdog"}, agentproto.InitVsock)
+		c.MemoryMiB, c.Cmdline = touchedMiB, agentsandbox.Cmdline(nil, agentproto.InitVsock)
 	})
 	identity := agentproto.Config{Hostname: "original", Now: time.Now(), Entropy: make([]byte, 32), Processes: 64, MemoryBytes: 128 << 20}
 	if err := client.Configure(ctx, identity); err != nil {

@@ -242,7 +242,7 @@ func (b *bench) template(ctx context.Context, size int) (_ *cell.Branch, err err
 		l := b.record.start(fmt.Sprintf("boot memory=%dMiB", size))
 		c, err := cell.Start(ctx, cell.Config{
 			ID: b.id(), Program: b.program, Kernel: b.guest.Image, Initramfs: b.guest.Initrd, Disks: []*os.File{b.disk},
-			Cmdline: agentsandbox.Cmdline([]string{"tsc=nowatchdog"}, agentproto.InitVsock), VCPUs: 1, MemoryMiB: size,
+			Cmdline: agentsandbox.Cmdline(nil, agentproto.InitVsock), VCPUs: 1, MemoryMiB: size,
 		})
 		if err != nil {
 			return nil, err

@@ -19,7 +19,10 @@ import (
 //
 // Without reboot=acpi Linux takes a machine of reduced hardware for one with EFI, finds that it has
 // none, and jumps to a BIOS (arch/x86/kernel/reboot.c: reboot_init).
-const Cmdline = "console=ttyS0 panic=-1 reboot=acpi pci=off 8250.nr_uarts=1"
+//
+// A copy of a machine gets its time-stamp counter a moment before or after its clock. Without tsc=nowatchdog it would find the
+// former unstable for that, start a thread to say so, and change its clock if that was it.
+const Cmdline = "console=ttyS0 panic=-1 reboot=acpi pci=off 8250.nr_uarts=1 tsc=nowatchdog"
 
 // Config is what a machine is made of.
 type Config struct {

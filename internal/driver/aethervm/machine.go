@@ -58,7 +58,7 @@ func (d *Driver) startMachine(ctx context.Context, owned *lease.Lease, spec sand
 	ram := ramMiB(spec.MemoryMiB)
 	m, err := d.startCell(ctx, owned, cell.Config{
 		Kernel: guest.Image, Initramfs: guest.Initrd, Disks: []*os.File{disk},
-		Cmdline: agentsandbox.Cmdline(kernelWords(), agentproto.InitVsock),
+		Cmdline: agentsandbox.Cmdline(nil, agentproto.InitVsock),
 		VCPUs:   spec.VCPUs, MemoryMiB: ram, Network: network,
 	})
 	if err != nil {
@@ -179,11 +179,4 @@ func (m *machine) Close() error {
 		m.err = errors.Join(m.err, m.disk.Close(), m.bases.release())
 	})
 	return m.err
-}
-
-// kernelWords are what guests' kernels are told beyond what those of all systems are.
-func kernelWords() []string {
-	// A copy gets its time-stamp counter a moment before or after its clock, for which it would find the former unstable,
-	// start a thread to say so, and change its clock if that was it.
-	return []string{"tsc=nowatchdog"}
 }
