@@ -18,7 +18,7 @@ import (
 type herd interface {
 	// grow makes n copies more, and returns when each has answered, with how long each took to.
 	grow(ctx context.Context, n int) ([]time.Duration, error)
-	// pids are the copies' processes, and ram the memory of each guest in bytes.
+	// pids are the copies' processes, one for each copy, and ram the memory of each guest in bytes.
 	pids() []int
 	ram() int64
 	// shrink closes all copies.
@@ -102,7 +102,9 @@ func (b *bench) settled(ctx context.Context, h herd) (memory, error) {
 	}
 	runtime.GC()
 	debug.FreeOSMemory()
-	return readMemory(h.pids(), h.ram(), b.perCell)
+	pids := h.pids()
+	slices.Sort(pids)
+	return readMemory(slices.Compact(pids), h.ram(), b.perCell)
 }
 
 // several does something n times, a few at once, and returns how long each took, or the first error.

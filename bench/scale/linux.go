@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -122,8 +121,7 @@ func (l *linux) pids() (pids []int) {
 			pids = append(pids, list[0].PID)
 		}
 	}
-	slices.Sort(pids)
-	return slices.Compact(pids)
+	return pids
 }
 
 func (l *linux) ram() int64 { return l.size }

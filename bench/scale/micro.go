@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,8 +140,7 @@ func (m *micro) pids() (list []int) {
 	for _, c := range m.copies {
 		list = append(list, c.PID())
 	}
-	slices.Sort(list)
-	return slices.Compact(list)
+	return list
 }
 
 func (m *micro) ram() int64 { return int64(m.branch.MemoryMiB()) << 20 }

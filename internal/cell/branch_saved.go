@@ -48,13 +48,22 @@ func OpenSaved(s Saved) (*Branch, error) {
 func duplicates(files []*os.File) ([]*os.File, error) {
 	var list []*os.File
 	for _, f := range files {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		d, err := duplicate(f)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("duplicate %s: %w", f.Name(), err), closeAll(list))
+			return nil, errors.Join(err, closeAll(list))
 		}
-		list = append(list, os.NewFile(uintptr(fd), f.Name()))
+		list = append(list, d)
 	}
 	return list, nil
+}
+
+// duplicate returns another descriptor of the same file.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // Save writes the branch's memory to w and returns the state that goes with it. Where the memory is, it takes from the state

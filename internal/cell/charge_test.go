@@ -205,11 +205,17 @@ func (c *Cell) layered() (bytes int64) {
 	return bytes
 }
 
-// A layer is charged for once, whoever of a process says that it is his, and for as long as somebody has it.
-func TestLayerOfSeveralCells(t *testing.T) {
-	a, b := newCharged(t), newCharged(t)
+// twoCharged are two cells of one process.
+func twoCharged(t *testing.T) (a, b *charged) {
+	a, b = newCharged(t), newCharged(t)
 	b.process, b.file = a.process, a.file
 	a.process.users = 2
+	return a, b
+}
+
+// A layer is charged for once, whoever of a process says that it is his, and for as long as somebody has it.
+func TestLayerOfSeveralCells(t *testing.T) {
+	a, b := twoCharged(t)
 	layer := sealedLayer(t, 4)
 	first := a.must(layer)
 	a.allows("one", 4<<12)
@@ -230,9 +236,7 @@ func TestLayerOfSeveralCells(t *testing.T) {
 
 // One that also says that a layer is its own ends first: the other has it and is charged for it.
 func TestLayerOfTwoCells(t *testing.T) {
-	a, b := newCharged(t), newCharged(t)
-	b.process, b.file = a.process, a.file
-	a.process.users = 2
+	a, b := twoCharged(t)
 	layer := sealedLayer(t, 4)
 	first := a.must(layer)
 	mustClose(t, b.must(layer))

@@ -74,10 +74,7 @@ func (s *Shared) Start(ctx context.Context, cfg Config) (*Cell, error) {
 	p := s.process
 	cfg.settle()
 	cfg.Program = p.program
-	err := cfg.check()
-	if err == nil && (cfg.VCPUs != p.vcpus || cfg.MemoryMiB != p.memoryMiB) {
-		err = badConfig("%d vCPUs and %d MiB of memory in a process for %d and %d", cfg.VCPUs, cfg.MemoryMiB, p.vcpus, p.memoryMiB)
-	}
+	err := p.check(&cfg)
 	if err == nil {
 		err = p.enter()
 	}

@@ -68,14 +68,6 @@ func (s *server) admit(fds []int, device *os.File) error {
 	return nil
 }
 
-func duplicate(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
-}
-
 // occupy serves a cell until it, or its owner, ends, and frees all that it has in the process.
 func (s *server) occupy() error {
 	var end *endMessage

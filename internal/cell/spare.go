@@ -50,10 +50,7 @@ func (s *Spare) Start(ctx context.Context, cfg Config) (*Cell, error) {
 	c := s.cell
 	cfg.settle()
 	cfg.ID, cfg.Program = c.cfg.ID, c.cfg.Program
-	err := cfg.check()
-	if err == nil && (cfg.VCPUs != c.cfg.VCPUs || cfg.MemoryMiB != c.cfg.MemoryMiB) {
-		err = fmt.Errorf("%w: %d vCPUs and %d MiB of memory in a cell for %d and %d", ErrConfig, cfg.VCPUs, cfg.MemoryMiB, c.cfg.VCPUs, c.cfg.MemoryMiB)
-	}
+	err := c.process.check(&cfg)
 	if err == nil {
 		c.cfg = cfg
 		err = c.boot(ctx)
@@ -62,6 +59,17 @@ func (s *Spare) Start(ctx context.Context, cfg Config) (*Cell, error) {
 		return nil, errors.Join(fmt.Errorf("start cell %s: %w", cfg.ID, err), c.Close())
 	}
 	return c, nil
+}
+
+// check holds a configuration to what the process was made for.
+func (p *process) check(cfg *Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	if cfg.VCPUs != p.vcpus || cfg.MemoryMiB != p.memoryMiB {
+		return badConfig("%d vCPUs and %d MiB of memory in a cell for %d and %d", cfg.VCPUs, cfg.MemoryMiB, p.vcpus, p.memoryMiB)
+	}
+	return nil
 }
 
 // ID is that of the SpareConfig.

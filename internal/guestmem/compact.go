@@ -28,9 +28,9 @@ const (
 	nearGap = 4 * PageSize
 	// cheapRun is how many pages are copied to spare one copy a mapping: that takes about as long.
 	cheapRun = 8
-	// Where RAM would consist of more than fewRuns runs, and there are to be several copies, more are copied until it does not, up to
-	// cheapRun for each mapping of each copy, dearRun at most, and no
-	// more than moreBytes and manyTimes what was written; unless there would be more than moreRuns all the same.
+	// Where RAM would consist of more than fewRuns runs, and there are to be several copies, more are copied until it does not, up
+	// to cheapRun for each mapping of each copy, dearRun at most, and no more than moreBytes and manyTimes what was written; unless
+	// there would be more than moreRuns all the same.
 	fewRuns   = 64
 	moreRuns  = 256
 	dearRun   = 128

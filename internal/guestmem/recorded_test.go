@@ -99,7 +99,7 @@ func TestRecordedGenerations(t *testing.T) {
 		if n > fewRuns || len(next.Layers()) > fewLayers+1 {
 			t.Errorf("generation %d has %d runs, of %d layers", i+2, n, len(next.Layers()))
 		}
-		if most := now + max(now, size/smallPart) + manyTimes*now + moreBytes; top > most {
+		if most := mostOfLayer(now, size); top > most {
 			t.Errorf("generation %d: %d bytes for %d", i+2, top, now)
 		}
 		if g := i + 2; g == 2 || g%8 == 2 {

@@ -132,6 +132,12 @@ func TestBridgePaysForCopies(t *testing.T) {
 	}
 }
 
+// mostOfLayer is the most that a layer has, in bytes, of a memory of a size that has written so much: that, small layers, and what is
+// taken in beside them.
+func mostOfLayer(written, size uint64) uint64 {
+	return written + max(written, size/smallPart) + manyTimes*written + moreBytes
+}
+
 // TestRunsAreBounded: each generation writes mostly what the one before it has written, as guests do.
 func TestRunsAreBounded(t *testing.T) {
 	p := pagemap(t)
@@ -171,7 +177,7 @@ func TestRunsAreBounded(t *testing.T) {
 		}
 		top := uint64(allocated(t, next.Layers()[len(next.Layers())-1]))
 		// What small layers had is taken in first.
-		if most := now + max(now, size/smallPart) + manyTimes*now + moreBytes; top > most {
+		if most := mostOfLayer(now, size); top > most {
 			t.Errorf("generation %d: the layer has %d bytes, %d were written", generation, top, now)
 		}
 		written, added = written+now, added+top-now

@@ -102,8 +102,7 @@ func (c *cgroups) prepare() {
 		return
 	}
 	if g, err := c.makeGroup(); err == nil && !c.keep(g) {
-		_ = g.dir.Close()
-		_ = c.remove(g.name)
+		g.discard()
 	}
 }
 
